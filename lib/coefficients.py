@@ -39,10 +39,12 @@ class PatchSpan:
         """One entry per data set; entry k starts from N(0, init_scale²) weights of seed + k."""
         parts = []
         for offset, data in enumerate(datasets):
-            patches = distinct_patches(data)
-            weights = gaussian_weights(filters, data.dim, init_scale, seed + offset).to(patches)
-            strength = torch.stack([data.strengths, -data.strengths]).clamp(min=0)
-            parts.append((patches @ patches.T, weights @ patches.T, strength, data.labels))
+            strengths = _checked_strengths(data)
+            weights = gaussian_weights(filters, data.dim, init_scale, seed + offset).to(strengths)
+            strength = torch.stack([strengths, -strengths]).clamp(min=0)
+            start = _patch_products(data, weights.flatten(0, 1)).view(2, filters, -1)
+            gram = _patch_products(data, data.patches[:, 1])
+            parts.append((_with_signal_rows(gram, data.signal), start, strength, data.labels))
         gram, start, strengths, labels = map(torch.stack, zip(*parts, strict=True))
         return cls(gram, start, strengths, labels, 1.0 / filters)
 
@@ -99,10 +101,9 @@ class CoefficientState:
 
     def descend(self, steps: Tensor) -> None:
         """Move every weight by −Σ_i steps_i ∇f_i, steps (b, n), in the last `outputs`' pattern."""
-        per_patch = self._to_patches(steps)[:, None]
-        scale = self.span.output_scale
-        self.coefficients[:, 0].addcmul_(self.active[:, 0], per_patch, value=-scale)
-        self.coefficients[:, 1].addcmul_(self.active[:, 1], per_patch, value=scale)
+        per_patch = self._to_patches(steps)
+        signed = torch.stack([-per_patch, per_patch], dim=1)[:, :, None]
+        self.coefficients.addcmul_(self.active, signed, value=self.span.output_scale)
 
     def gradient_gram(self) -> Tensor:
         """⟨∇f_i, ∇f_j⟩ (b, n, n) over all weights, in the last `outputs`' pattern."""
@@ -124,11 +125,31 @@ def distinct_patches(data: SignalNoise) -> Tensor:
 
     Raises ValueError where a first patch is not a multiple of the signal.
     """
-    first = data.patches[:, 0]
-    residual = torch.addr(first, data.strengths, data.signal, alpha=-1).abs_().max()
+    _checked_strengths(data)
+    return torch.cat([torch.stack([data.signal, -data.signal]), data.patches[:, 1]])
+
+
+def _patch_products(data: SignalNoise, vectors: Tensor) -> Tensor:
+    """⟨v, z_a⟩ (k, n + 2) of vectors (k, d) with the distinct patches, without copying those."""
+    along = (vectors @ data.signal)[:, None]
+    return torch.cat([along, -along, vectors @ data.patches[:, 1].T], dim=1)
+
+
+def _with_signal_rows(noise_products: Tensor, signal: Tensor) -> Tensor:
+    """The Gram matrix (p, p) from its last n rows."""
+    square = signal @ signal
+    corner = torch.stack([torch.stack([square, -square]), torch.stack([-square, square])])
+    above = torch.cat([corner, noise_products[:, :2].T], dim=1)
+    return torch.cat([above, noise_products])
+
+
+def _checked_strengths(data: SignalNoise) -> Tensor:
+    """`data.strengths`, and a ValueError where a first patch is not a multiple of the signal."""
+    first, strengths = data.patches[:, 0], data.strengths
+    residual = torch.addr(first, strengths, data.signal, alpha=-1).abs_().max()
     if residual > 1e3 * torch.finfo(first.dtype).eps * data.signal.norm():
         raise ValueError(
             "datasets must have first patches that are multiples of their signal, got one that is "
             f"off by {float(residual):.1e}"
         )
-    return torch.cat([torch.stack([data.signal, -data.signal]), data.patches[:, 1]])
+    return strengths

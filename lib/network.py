@@ -1,9 +1,10 @@
 """The two-layer convolutional network of the signal-plus-noise model, as plain PyTorch."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lib.randomness import stream
+from lib.randomness import seed_sequence
 
 
 class TwoLayerCNN(torch.nn.Module):
@@ -34,6 +35,10 @@ class TwoLayerCNN(torch.nn.Module):
 
 
 def gaussian_weights(filters: int, dim: int, init_scale: float, seed: int) -> Tensor:
-    """Initial weights (2, m, d), entries N(0, init_scale²), float64, drawn on the CPU."""
-    generator = stream("initial weights", seed)
-    return init_scale * torch.randn(2, filters, dim, generator=generator, dtype=torch.float64)
+    """Initial weights (2, m, d), entries N(0, init_scale²), float64, drawn on the CPU.
+
+    NumPy's ziggurat, which takes half the time of PyTorch's Box–Muller transform: this draw is the
+    largest part of setting up a `PatchSpan`.
+    """
+    generator = np.random.default_rng(seed_sequence("initial weights", seed))
+    return torch.from_numpy(generator.standard_normal((2, filters, dim))).mul_(init_scale)
