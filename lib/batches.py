@@ -1,5 +1,7 @@
 """Random mini-batches for a batch of independent runs."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,12 +19,37 @@ def draw_counts(members: Tensor, size: Tensor, sampling: str, generator: torch.G
     if sampling == "bernoulli":
         return (keys * members.sum(1, keepdim=True) < size[:, None]) & members
     if sampling == "without_replacement":
-        ranks = torch.where(members, keys, 2.0).argsort(1).argsort(1)
-        return (ranks < size[:, None]) & members
+        keys = torch.where(members, keys, 2.0)
+        last = size.long()[:, None] - 1  # the `size` smallest keys are in
+        return keys <= keys.sort(1).values.gather(1, last)
     raise ValueError(
         "sampling must be 'bernoulli', 'without_replacement' or 'with_replacement', "
         f"got {sampling!r}"
     )
+
+
+def epoch_counts(members: Tensor, size: Tensor, generator: torch.Generator) -> Callable[[], Tensor]:
+    """A data loader's batches: each call gives the next step's counts (b, n), as `draw_counts`.
+
+    Every run goes through its members in a random order, `size` (b,) at a time, and shuffles again
+    when fewer than that are left (PyTorch's `DataLoader` with shuffle and drop_last).
+    """
+    sizes, counts = size.long()[:, None], members.sum(1, keepdim=True)
+    ranks = torch.zeros(members.shape, dtype=torch.long, device=members.device)
+    position = counts.clone()
+
+    def following() -> Tensor:
+        over = position + sizes > counts
+        if bool(over.any()):
+            keys = torch.rand(members.shape, generator=generator, dtype=torch.float64)
+            shuffled = torch.where(members, keys.to(members.device), 2.0).argsort(1).argsort(1)
+            ranks.copy_(torch.where(over, shuffled, ranks))
+            position.masked_fill_(over, 0)
+        batch = (ranks >= position) & (ranks < position + sizes) & members
+        position.add_(sizes)
+        return batch
+
+    return following
 
 
 def _multinomial_counts(members: Tensor, size: Tensor, generator: torch.Generator) -> Tensor:

@@ -114,6 +114,12 @@ class CoefficientState:
         signal = strength.mT @ shared[:, :2, :2] @ strength
         return shared[:, 2:, 2:] + cross + cross.mT + signal
 
+    def gradient_products(self, overlaps: Tensor) -> Tensor:
+        """⟨∇f_i, v⟩ (b, n) from ⟨v_jr, z_a⟩ (b, 2, m, p), in the last `outputs`' pattern."""
+        responses = (self.active * overlaps).flatten(1, 2)
+        per_patch = torch.bmm(self._readout, responses)
+        return (per_patch[..., 2:] + per_patch[..., :2] @ self.span.strength)[:, 0]
+
     def _to_patches(self, per_sample: Tensor) -> Tensor:
         """Σ_i per_sample_i × (how much of patch a sample i holds), (b, p)."""
         signal = torch.bmm(self.span.strength, per_sample[..., None])[..., 0]

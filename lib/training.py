@@ -29,7 +29,7 @@ class Fit:
     """Trained networks, one batch entry per data set (b entries, m filters per class, n samples).
 
     coefficients (b, 2, m, n + 2) of the patches (+μ, −μ, ξ_1 … ξ_n); losses (b,) mean over samples
-    at the end; steps (b,) taken. Entry k started from N(0, init_scale²) weights of seed + k.
+    at the end; steps (b,) taken. Entry k started from N(0, init_scale²) weights of seed starts[k].
     """
 
     datasets: tuple[SignalNoise, ...]
@@ -39,7 +39,21 @@ class Fit:
     steps: Tensor
     loss: str
     init_scale: float
-    seed: int
+    starts: tuple[int, ...]
+
+    def __getitem__(self, entries: Tensor) -> Fit:
+        """The entries (k,) of the batch, as a batch; the same one may stand in it many times."""
+        chosen = entries.tolist()
+        return Fit(
+            tuple(self.datasets[k] for k in chosen),
+            self.span[entries],
+            self.coefficients[entries],
+            self.losses[entries],
+            self.steps[entries],
+            self.loss,
+            self.init_scale,
+            tuple(self.starts[k] for k in chosen),
+        )
 
     @property
     def signal_coefficients(self) -> Tensor:
@@ -56,16 +70,16 @@ class Fit:
 
     def initial_weights(self) -> Tensor:
         """w(0) (b, 2, m, d), drawn again from the seed; ValueError unless all d agree."""
-        return self._stack(self.initial_weights_of)
+        return self.stack(self.initial_weights_of)
 
     def weights(self) -> Tensor:
         """The trained w (b, 2, m, d); ValueError unless all d agree."""
-        return self._stack(self.weights_of)
+        return self.stack(self.weights_of)
 
     def initial_weights_of(self, entry: int) -> Tensor:
         """w(0) of one entry, (2, m, d)."""
         filters, dim = self.coefficients.shape[2], self.datasets[entry].dim
-        drawn = gaussian_weights(filters, dim, self.init_scale, self.seed + entry)
+        drawn = gaussian_weights(filters, dim, self.init_scale, self.starts[entry])
         return drawn.to(self.coefficients)
 
     def weights_of(self, entry: int) -> Tensor:
@@ -73,7 +87,8 @@ class Fit:
         patches = distinct_patches(self.datasets[entry]).to(self.coefficients)
         return self.initial_weights_of(entry) + self.coefficients[entry] @ patches
 
-    def _stack(self, weights_of: Callable[[int], Tensor]) -> Tensor:
+    def stack(self, weights_of: Callable[[int], Tensor]) -> Tensor:
+        """`weights_of` every entry, (b, 2, m, d); ValueError unless all d agree."""
         dims = sorted({data.dim for data in self.datasets})
         if len(dims) > 1:
             raise ValueError(f"datasets must share one dim to stack their weights, got {dims}")
@@ -123,7 +138,7 @@ def fit(
     parts = [descent.run(span[part], rates[part], part.start) for part in chunks(span)]
     coefficients, losses, taken = (torch.cat(column) for column in zip(*parts, strict=True))
     _warn_of_overflow(losses)
-    return Fit(tuple(datasets), span, coefficients, losses, taken, loss, init_scale, seed)
+    return _fit(datasets, span, (coefficients, losses, taken), loss, init_scale, seed)
 
 
 def fit_to_interpolation(
@@ -149,7 +164,19 @@ def fit_to_interpolation(
     coefficients, losses, taken = (torch.cat(column) for column in zip(*parts, strict=True))
     if not bool((losses <= tolerance).all()):
         raise NotInterpolated(losses, tolerance)
-    return Fit(tuple(datasets), span, coefficients, losses, taken, "squared", init_scale, seed)
+    return _fit(datasets, span, (coefficients, losses, taken), "squared", init_scale, seed)
+
+
+def _fit(
+    datasets: Sequence[SignalNoise],
+    span: PatchSpan,
+    trained: tuple[Tensor, Tensor, Tensor],
+    loss: str,
+    init_scale: float,
+    seed: int,
+) -> Fit:
+    starts = tuple(range(seed, seed + len(datasets)))
+    return Fit(tuple(datasets), span, *trained, loss, init_scale, starts)
 
 
 class NotInterpolated(RuntimeError):

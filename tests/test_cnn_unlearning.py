@@ -4,13 +4,14 @@ from typing import Any
 import pytest
 import torch
 
-from lib.cnn_unlearning import _Update, ascent_descent
+from lib.cnn_unlearning import ascent_descent, linearised
 from lib.curvature import Curvature
 from lib.data import signal_noise
 from lib.dynamics import AscentDescent, growth_factor
 from lib.network import TwoLayerCNN
 from lib.randomness import stream
 from lib.training import fit, fit_to_interpolation
+from lib.unlearning_runs import Update
 from tests.reference_descent import VALUES, descend, relative_error
 
 FORGET = torch.arange(12) < 4
@@ -27,7 +28,7 @@ def check_against_autograd(model, algorithm, rate, steps, forget=FORGET, displac
     path = ascent_descent(
         model, forget, algorithm, rate, steps=steps, displacement=displacement, seed=9
     )
-    update = _Update.of(algorithm, rate, forget.expand(2, 12), model.span.labels)
+    update = Update.of(algorithm, rate, forget.expand(2, 12), model.span.labels)
     generator = stream("unlearning batches", 9, 0)
     batches = torch.stack([update.sample_weights(generator) for _ in range(steps)])
     anchors, starts = model.weights(), path.initial_weights()
@@ -82,7 +83,7 @@ def test_batches_have_the_stated_law():
     for sampling in ("bernoulli", "without_replacement", "with_replacement"):
         rule = AscentDescent(0.3, 3, 2, sampling=sampling)
         generator = stream("test", 0)
-        update = _Update.of(rule, 1.0, forget, labels)
+        update = Update.of(rule, 1.0, forget, labels)
         weights = torch.cat([update.sample_weights(generator) for _ in range(draws)])
         mean = torch.where(FORGET, -0.3 / 4, 0.7 / 8)
         error = weights.std(0) / len(weights) ** 0.5
@@ -168,3 +169,68 @@ def test_bad_input_is_named(name, arguments):
     }
     with pytest.raises(ValueError, match=f"^{name} must"):
         ascent_descent(trained(), **{**good, "steps": 2, **arguments})
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.02])
+def test_the_linearisation_is_the_recursion_of_the_dynamics(damping):
+    """Against δ ← (I − ηÂ)δ with explicit Hessians, on the batches that the run drew."""
+    model = trained()
+    rule = AscentDescent(0.3, 3, 2, damping=damping, sampling="without_replacement")
+    path = linearised(model, FORGET, rule, 0.8, steps=20, displacement=1e-6, seed=5)
+    update = Update.of(rule, 0.8, FORGET.expand(2, 12), model.span.labels)
+    batches = update.batches(stream("unlearning batches", 5, 0), reshuffle=False)
+    weights = torch.stack([batches() for _ in range(20)])
+    start = ascent_descent(model, FORGET, rule, 0.8, steps=0, displacement=1e-6, seed=5).start
+    for k, data in enumerate(model.datasets):
+        network = TwoLayerCNN(model.weights()[k])
+        rows = [torch.autograd.grad(f, network.weights)[0] for f in iter_outputs(network, data)]
+        h = torch.stack(rows).flatten(1)
+        delta = start.displacement_of(k).flatten()
+        lengths, losses = [delta.norm()], [(h @ delta)[FORGET].square().mean() / 2]
+        for step in weights[:, k]:
+            delta = (1 - 0.8 * damping) * delta - h.T @ (step * (h @ delta))
+            lengths.append(delta.norm())
+            losses.append((h @ delta)[FORGET].square().mean() / 2)
+        distance = torch.stack(lengths) / lengths[0]
+        torch.testing.assert_close(path.distance[:, k], distance, rtol=1e-3, atol=0)
+        torch.testing.assert_close(path.forget_loss[:, k], torch.stack(losses), rtol=1e-2, atol=0)
+
+
+def iter_outputs(network, data):
+    for i in range(data.n_samples):
+        yield network(data.patches[i : i + 1])[0]
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+@pytest.mark.parametrize("reshuffle", [False, True])
+def test_a_small_displacement_follows_its_linearisation(loss, reshuffle):
+    """Same start, same batches: the difference is of the order of ‖δ‖."""
+    model = trained(loss)
+    rule = AscentDescent(0.3, 4, 2, sampling="without_replacement")
+    options = {"steps": 15, "displacement": 1e-7, "seed": 2, "reshuffle": reshuffle}
+    if loss == "logistic":  # its gradients at w* are not zero, so that δ grows at once
+        options["displacement"] = 1e-4
+    real = ascent_descent(model, FORGET, rule, 0.02, **options)
+    linear = linearised(model, FORGET, rule, 0.02, **options)
+    torch.testing.assert_close(real.distance, linear.distance, rtol=2e-3, atol=0)
+    torch.testing.assert_close(real.retain_loss, linear.retain_loss, rtol=2e-2, atol=1e-18)
+
+
+def test_reshuffling_needs_batches_without_replacement():
+    rule = AscentDescent(0.3, 4, 2, sampling="bernoulli")
+    with pytest.raises(ValueError, match=r"algorithm.sampling must be 'without_replacement'"):
+        ascent_descent(trained(), FORGET, rule, 0.1, steps=1, reshuffle=True)
+
+
+def test_entries_of_a_fit_run_as_they_would_alone():
+    """Chosen twice, an entry is the same network, with a δ_0 and batches of its own."""
+    model = trained()
+    twice = model[torch.tensor([1, 1, 0])]
+    torch.testing.assert_close(twice.weights()[0], model.weights()[1], rtol=0, atol=0)
+    torch.testing.assert_close(twice.weights()[2], model.weights()[0], rtol=0, atol=0)
+    start = ascent_descent(
+        twice, FORGET, AscentDescent(0.1, 8, 4), 0.1, steps=0, displacement=1e-3
+    ).start.displacements()
+    lengths = start.flatten(1).norm(dim=1) / twice.weights().flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full((3,), 1e-3))
+    assert not torch.equal(start[0], start[1])
