@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -128,8 +128,11 @@ def ascent_descent(
     """
     start = Start(fit, _checked(displacement), seed)
     options = {"steps": steps, "stop_forget_loss": stop_forget_loss, "reshuffle": reshuffle}
-    path, *rest = _follow(Run, start, forget, algorithm, learning_rate, **options)
-    return Trajectory(*path.unbind(1), *rest, start)
+    path, steps_taken, moves, left = _follow(
+        Run, start, forget, algorithm, learning_rate, **options
+    )
+    distance, forget_loss, retain_loss = path.unbind(1)
+    return Trajectory(distance, forget_loss, retain_loss, steps_taken, moves, left, start)
 
 
 def linearised(
@@ -143,21 +146,25 @@ def linearised(
     seed: int = 0,
     stop_forget_loss: float | Tensor = float("inf"),
     reshuffle: bool = False,
+    drift: bool = True,
 ) -> Paths:
     """`ascent_descent` with every network replaced by its linearisation at w*.
 
     The same δ_0 and mini-batches for the same arguments, so that a difference between the two is
     the network's nonlinearity and nothing else. Only the gradients' Gram matrix enters; where the
     gradients vanish at w* this is δ ← (I − ηÂ)δ of `lib.dynamics`, else the affine recursion.
+    Without `drift` what gradients are left at w* is dropped, and it is always the former.
     """
     start = Start(fit, _checked(displacement), seed)
     options = {"steps": steps, "stop_forget_loss": stop_forget_loss, "reshuffle": reshuffle}
-    path, taken, *_ = _follow(LinearRun, start, forget, algorithm, learning_rate, **options)
-    return Paths(*path.unbind(1), taken)
+    kind = LinearRun if drift else partial(LinearRun, drift=False)
+    path, taken, *_ = _follow(kind, start, forget, algorithm, learning_rate, **options)
+    distance, forget_loss, retain_loss = path.unbind(1)
+    return Paths(distance, forget_loss, retain_loss, taken)
 
 
 def _follow(
-    kind: type[Run],
+    kind: Callable[..., Run],
     start: Start,
     forget: Tensor,
     algorithm: AscentDescent | Sequence[AscentDescent],

@@ -183,17 +183,25 @@ class LinearRun(Run):
     """The same runs linearised at w*: w = w* + left·δ_0 + Σ_i c_i ∇f_i(w*), c (b, n).
 
     Outputs are f_i(w*) + ⟨∇f_i, δ⟩ and slopes ℓ'_i + ℓ''_i ⟨∇f_i, δ⟩: exactly the recursion of
-    `lib.dynamics` where all ℓ'_i(w*) = 0, the affine one where training stopped earlier.
+    `lib.dynamics` where all ℓ'_i(w*) = 0, the affine one where training stopped earlier; without
+    `drift` the ℓ'_i(w*) are dropped.
     """
 
     def __init__(
-        self, span: PatchSpan, optimum: Tensor, overlaps: Tensor, squares: Tensor, loss: str
+        self,
+        span: PatchSpan,
+        optimum: Tensor,
+        overlaps: Tensor,
+        squares: Tensor,
+        loss: str,
+        *,
+        drift: bool = True,
     ):
         super().__init__(span, optimum, overlaps, squares, loss)
         self.state = CoefficientState(span, optimum)
         self.at = self.state.outputs()
         self.gram = self.state.gradient_gram()
-        self.slope = self.loss.slope(self.at, self.labels)
+        self.slope = self.loss.slope(self.at, self.labels) * drift
         self.curvature = self.loss.curvature(self.at, self.labels)
         self.displaced = self.state.gradient_products(overlaps)
         self.coefficients = torch.zeros_like(self.at)

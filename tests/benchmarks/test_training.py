@@ -9,6 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_2000_cells_against_autograd(benchmark):
     cells = datasets * (CELLS // len(datasets))
     network = TwoLayerCNN.random(FILTERS, DIM, 0.01)
     square = torch.randn(1500, 1500, dtype=torch.float64)
-    options = {"filters": FILTERS, "learning_rate": 0.5, "init_scale": 0.01}
+    options: dict[str, Any] = {"filters": FILTERS, "learning_rate": 0.5, "init_scale": 0.01}
     fit(datasets[:64], steps=3, **options), autograd_steps(network, datasets[0], 3)
     rounds = []
     for _ in range(3):
