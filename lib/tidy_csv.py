@@ -1,0 +1,58 @@
+"""Tidy tables as CSV text and back, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pandas as pd
+
+COLUMN_TYPES = ("float64", "int64", "bool", "str")
+
+
+def serialise(table: pd.DataFrame) -> tuple[bytes, dict[str, str]]:
+    """A table as CSV text, and the types of its columns, which `parse` needs.
+
+    Floats are written with the shortest digits that read back as the same number.
+
+    Raises:
+        ValueError: columns other than float64, int64, bool and str, missing strings, names that are
+            not distinct strings, an index that is not 0, 1, 2, …
+    """
+    types = {name: _column_type(name, table[name]) for name in _column_names(table)}
+    # Quoted, strings keep carriage returns.
+    quoting = csv.QUOTE_NONNUMERIC if "str" in types.values() else csv.QUOTE_MINIMAL
+    text = table.to_csv(index=False, lineterminator="\n", na_rep="nan", quoting=quoting).encode()
+    if not parse(text, types).equals(table.astype(types)):
+        raise ValueError("table does not survive being written as CSV")
+    return text, types
+
+
+def _column_names(table: pd.DataFrame) -> list[str]:
+    names = list(table.columns)
+    if not names or len({*names}) < len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"table's columns must be distinct strings, at least one, got {names}")
+    if not table.index.equals(pd.RangeIndex(len(table))):
+        raise ValueError("table's index must be 0, 1, 2, … (reset_index), got another")
+    return names
+
+
+def _column_type(name: str, column: pd.Series) -> str:
+    found = str(column.dtype)
+    if found in COLUMN_TYPES[:3]:
+        return found
+    if found in ("object", "str", "string") and all(isinstance(value, str) for value in column):
+        return "str"
+    raise ValueError(
+        f"table's column {name!r} must be of {', '.join(COLUMN_TYPES)} without missing strings, "
+        f"got {found}"
+    )
+
+
+def parse(text: bytes, types: dict[str, str]) -> pd.DataFrame:
+    """The table that `serialise` wrote."""
+    # As strings first: no text is taken for a number or a gap, and float() rounds correctly.
+    table = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False, na_filter=False)
+    for name in (name for name, kind in types.items() if kind == "bool"):
+        table[name] = table[name] == "True"
+    return table.astype({name: kind for name, kind in types.items() if kind != "bool"})
