@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -113,6 +112,7 @@ def ascent_descent(
     displacement: float = 1e-6,
     seed: int = 0,
     stop_forget_loss: float | Tensor = float("inf"),
+    stop_distance: float = 0.0,
     reshuffle: bool = False,
 ) -> Trajectory:
     """w ← w − η[(1−α)/B_r Σ_R ∇ℓ_i − α/B_f Σ_F ∇ℓ_j + λ(w − w*)] from w* + δ_0, one batch of runs.
@@ -120,17 +120,16 @@ def ascent_descent(
     The nonlinear run on the network itself (no linearisation), with the loss it was trained with.
     forget (n,) or (b, n) bool; algorithm and learning_rate η one for all or one per entry. δ_0 is
     isotropic over all weights, of length displacement·‖w*‖ (`Start`). An entry stops once its mean
-    forget loss is at least `stop_forget_loss`, one number or one per entry. Batches are independent
-    between entries, and between steps unless `reshuffle` asks for those of data loaders, which go
-    through each set in a fresh random order per epoch and drop an incomplete last batch.
+    forget loss is at least `stop_forget_loss`, one number or one per entry, or ‖w − w*‖ at most
+    stop_distance·‖δ_0‖. Batches are independent between entries, and between steps unless
+    `reshuffle` asks for those of data loaders, which go through each set in a fresh random order
+    per epoch and drop an incomplete last batch.
     Raises ValueError for a batch larger than its set, or `reshuffle` with another sampling scheme.
     Source: the paper's update.
     """
     start = Start(fit, _checked(displacement), seed)
-    options = {"steps": steps, "stop_forget_loss": stop_forget_loss, "reshuffle": reshuffle}
-    path, steps_taken, moves, left = _follow(
-        Run, start, forget, algorithm, learning_rate, **options
-    )
+    options = _Options(steps, stop_forget_loss, stop_distance, reshuffle)
+    path, steps_taken, moves, left = _follow(Run, start, forget, algorithm, learning_rate, options)
     distance, forget_loss, retain_loss = path.unbind(1)
     return Trajectory(distance, forget_loss, retain_loss, steps_taken, moves, left, start)
 
@@ -145,6 +144,7 @@ def linearised(
     displacement: float = 1e-6,
     seed: int = 0,
     stop_forget_loss: float | Tensor = float("inf"),
+    stop_distance: float = 0.0,
     reshuffle: bool = False,
     drift: bool = True,
 ) -> Paths:
@@ -156,11 +156,21 @@ def linearised(
     Without `drift` what gradients are left at w* is dropped, and it is always the former.
     """
     start = Start(fit, _checked(displacement), seed)
-    options = {"steps": steps, "stop_forget_loss": stop_forget_loss, "reshuffle": reshuffle}
+    options = _Options(steps, stop_forget_loss, stop_distance, reshuffle)
     kind = LinearRun if drift else partial(LinearRun, drift=False)
-    path, taken, *_ = _follow(kind, start, forget, algorithm, learning_rate, **options)
+    path, taken, *_ = _follow(kind, start, forget, algorithm, learning_rate, options)
     distance, forget_loss, retain_loss = path.unbind(1)
     return Paths(distance, forget_loss, retain_loss, taken)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """When the runs of a call stop, and how their batches are drawn."""
+
+    steps: int
+    stop_forget_loss: float | Tensor
+    stop_distance: float
+    reshuffle: bool
 
 
 def _follow(
@@ -169,25 +179,25 @@ def _follow(
     forget: Tensor,
     algorithm: AscentDescent | Sequence[AscentDescent],
     learning_rate: float | Sequence[float] | Tensor,
-    **options: Any,
+    options: _Options,
 ) -> list[Tensor]:
     """Path (steps+1, 3, b), steps taken, moves and what is left of δ_0, chunk by chunk."""
-    fit, labels, steps = start.fit, start.fit.span.labels, options["steps"]
+    fit, labels, steps = start.fit, start.fit.span.labels, options.steps
     require_count("steps", steps, 0)
     update = Update.of(algorithm, learning_rate, _forget_mask(forget, labels), labels)
-    if options["reshuffle"] and set(update.sampling) != {"without_replacement"}:
+    if options.reshuffle and set(update.sampling) != {"without_replacement"}:
         raise ValueError(
             "algorithm.sampling must be 'without_replacement' where reshuffle is True, "
             f"got {sorted(set(update.sampling))}"
         )
     overlaps, squares = start.overlaps()
-    stop = torch.as_tensor(options["stop_forget_loss"]).to(labels).expand(len(labels))
+    stop = torch.as_tensor(options.stop_forget_loss).to(labels).expand(len(labels))
     runs = []
     for part in chunks(fit.span):
         run = kind(fit.span[part], fit.coefficients[part], overlaps[part], squares[part], fit.loss)
         generator = stream("unlearning batches", start.seed, part.start)
-        batches = update[part].batches(generator, reshuffle=options["reshuffle"])
-        runs.append(run.follow(update[part], batches, steps, stop[part]))
+        batches = update[part].batches(generator, reshuffle=options.reshuffle)
+        runs.append(run.follow(update[part], batches, steps, stop[part], options.stop_distance))
     path = torch.cat([part[0] for part in runs], dim=2)
     return [path, *(torch.cat([part[k] for part in runs]) for k in (1, 2, 3))]
 

@@ -85,6 +85,12 @@ class CoefficientState:
         signs[1] = -1
         self._readout = (span.output_scale * signs).reshape(1, 1, -1).expand(shape[0], 1, -1)
 
+    def select(self, keep: Tensor) -> None:
+        """Go on with some of the entries (b,) bool only."""
+        self.span = self.span[keep]
+        for name in ("start", "coefficients", "preactivations", "active", "_readout"):
+            setattr(self, name, getattr(self, name)[keep])
+
     def outputs(self) -> Tensor:
         """f (b, n) at the present coefficients; one product with the Gram matrix."""
         flat = (self.coefficients.shape[0], -1, self.coefficients.shape[-1])

@@ -20,6 +20,7 @@ from lib.heat_map_cells import CellUpdate, Criterion
 from lib.training import Fit
 
 LINEAR_SEEDS = 1000  # seeds of the predictions' runs begin here, apart from those of the networks
+SETTLED = 1e-6  # where a damped run that has shrunk so far is taken to stay
 LARGEST = 1e100  # of what the linearised runs are followed to: medians need finite numbers
 
 
@@ -88,10 +89,11 @@ def typical(
     forget set over that of the criterion's loss.
     """
     growth, forget = [], []
+    stop = criterion.forget_loss if criterion.asymptotic else LARGEST
     drift = trained.loss == "logistic" and not criterion.asymptotic
     for run in range(criterion.linear_runs):
         own = LINEAR_SEEDS * (1 + run) + seed
-        path = follow(linearised, trained, updates, criterion, own, LARGEST, drift=drift)
+        path = follow(linearised, trained, updates, criterion, own, stop, drift=drift)
         growth.append(_rate(path) if criterion.asymptotic else _decades(path, criterion))
         forget.append(
             0.5 * (path.forget_loss.amax(0).clamp(max=LARGEST) / criterion.forget_loss).log10()
@@ -132,5 +134,6 @@ def follow(
         displacement=criterion.displacement,
         seed=seed,
         stop_forget_loss=stop,
+        stop_distance=SETTLED if criterion.asymptotic else 0.0,
         **options,
     )

@@ -42,7 +42,8 @@ def heat_map(
     largest within the horizon. ±∞ under mean_square: only the sign was computed, from neighbours.
     typical_forget: decades by which the linearised ‖f − y‖ on the forget set exceeds the forget
     loss's. escape_step, forget_step: first step of either event, ∞ if none; twin_step: escape_step
-    of the linearised run on the same batches from the same start. At the step of forgetting, NaN
+    of the linearised run on the same batches from the same start, and twin_forget_step alike.
+    largest, last: log_10 of ‖δ‖/‖δ_0‖, over the run and at its end. At the step of forgetting, NaN
     elsewhere: retain_loss and retain_, forget_ and test_accuracy.
 
     Args:
@@ -61,14 +62,29 @@ def heat_map(
     cells = [cell for cell in grid for _ in seeds]
     networks = trained_networks(cells, list(seeds) * len(grid), device)
     updates = [CellUpdate.of(*pair) for pair in zip(cells, networks.curvatures, strict=True)]
+    shape = len(x[1]), len(y[1]), len(seeds)
     columns = {
         "mean": [mean(update, criterion) for update in updates],
-        "mean_square": mean_square_along(updates, (len(x[1]), len(y[1]), len(seeds)), criterion),
-        **typical(networks.fit, updates, criterion, seeds[0]),
-        **_measured_columns(networks, updates, criterion, seeds[0]),
+        "mean_square": mean_square_along(updates, shape, criterion),
+        **_sampled_columns(networks, updates, criterion, seeds[0]),
     }
     axes = {name: [getattr(cell, name) for cell in cells] for name in (x[0], y[0])}
     return pd.DataFrame({**axes, "seed": list(seeds) * len(grid), **columns})
+
+
+def _sampled_columns(
+    networks: Networks, updates: list[CellUpdate], criterion: Criterion, seed: int
+) -> dict[str, np.ndarray]:
+    """Predicted and measured by runs, in the order of the cells."""
+    # Runs that take equally long to decide stand together, as a chunk lasts as long as its last.
+    hurry = [abs(mean(update, replace(criterion, asymptotic=True))) for update in updates]
+    order = np.argsort(hurry, kind="stable")
+    networks, updates = networks[order], [updates[k] for k in order]
+    columns = {
+        **typical(networks.fit, updates, criterion, seed),
+        **_measured_columns(networks, updates, criterion, seed),
+    }
+    return {name: column[np.argsort(order)] for name, column in columns.items()}
 
 
 def _measured_columns(
@@ -84,6 +100,8 @@ def _measured_columns(
         "twin_step": _first(twin.distance >= criterion.growth),
         "forget_step": forget_step,
         "twin_forget_step": _first(twin.forget_loss >= criterion.forget_loss),
+        "largest": path.distance.amax(0).log10(),
+        "last": path.distance[-1].log10(),
         "retain_loss": torch.where(forget_step.isfinite(), path.retain_loss[-1], math.nan),
     }
     rows = [

@@ -129,24 +129,39 @@ class Run:
         batches: Callable[[], Tensor],
         steps: int,
         stop_forget_loss: Tensor,
+        stop_distance: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Distance and losses (steps+1, 3, b), steps taken, coefficients, what is left of δ_0."""
         path = self.labels.new_empty(steps + 1, 3, len(self.labels))
-        taken = torch.zeros_like(self.left, dtype=torch.long)
-        shrinking = bool((update.damping > 0).any())
+        moves, left = self.moves.clone(), self.left.clone()
+        taken = torch.zeros_like(left, dtype=torch.long)
+        alive = torch.arange(len(left), device=left.device)
         for step in range(steps + 1):
             outputs = self._outputs()
-            path[step] = self._observe(outputs, update.forget)
-            running = path[step, 1] < stop_forget_loss
+            path[step][:, alive] = seen = self._observe(outputs, update.forget[alive])
+            running = (seen[1] < stop_forget_loss[alive]) & (seen[0] > stop_distance)
             if step == steps or not bool(running.any()):
-                path[step:] = path[step]
                 break
-            weights = batches() * running[:, None]
-            if shrinking:
-                self._shrink(1 - update.rate * update.damping * running)
+            # Drawn for all, so that an entry's batches do not depend on when others have stopped.
+            weights = batches()[alive] * running[:, None]
+            shrink = update.rate[alive] * update.damping[alive] * running
+            if bool((shrink > 0).any()):
+                self._shrink(1 - shrink)
             self._descend(weights * self._slopes(outputs))
-            taken += running
-        return path, taken, self.moves, self.left
+            taken[alive] += running
+            if int(running.sum()) < len(alive) / 2:
+                moves[alive], left[alive] = self.moves, self.left
+                self._select(running)
+                alive = alive[running]
+        moves[alive], left[alive] = self.moves, self.left
+        last = torch.arange(steps + 1, device=taken.device)[:, None].minimum(taken)
+        return path.gather(0, last[:, None].expand(path.shape)), taken, moves, left
+
+    def _select(self, keep: Tensor) -> None:
+        """Go on with some of the entries only."""
+        self.state.select(keep)
+        for name in ("labels", "at_optimum", "overlaps", "squares", "left"):
+            setattr(self, name, getattr(self, name)[keep])
 
     def _shrink(self, factor: Tensor) -> None:
         """The pull of the damping towards w*."""
@@ -210,6 +225,11 @@ class LinearRun(Run):
     def moves(self) -> Tensor:
         """The coefficients c."""
         return self.coefficients
+
+    def _select(self, keep: Tensor) -> None:
+        super()._select(keep)
+        for name in ("at", "gram", "slope", "curvature", "displaced", "coefficients"):
+            setattr(self, name, getattr(self, name)[keep])
 
     def _shrink(self, factor: Tensor) -> None:
         self.left *= factor

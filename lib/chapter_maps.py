@@ -1,0 +1,304 @@
+"""The heat-map chapter's maps: what they vary, how large they are, and where they are stored.
+
+`python -m lib.chapter_maps` computes the published ones anew and stores them; `results` gives the
+chapter its tables, stored or live.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+
+from lib import store
+from lib.evaluation import Experiment, resistance
+from lib.heat_maps import Criterion, Setting, heat_map
+
+FOLDER = Path(__file__).resolve().parent.parent / "book" / "results" / "heat_maps"
+SOURCES = (Path(__file__).with_name("heat_maps.py"), Path(__file__).with_name("evaluation.py"))
+Scale = Literal["stored", "live", "full"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Cells along an axis (mixing, SNR, …; batch sizes are all taken where fewer), and efforts.
+
+    steps, damped_steps: horizons of the undamped and of the damped maps.
+    """
+
+    columns: int
+    rows: int
+    seeds: int
+    linear_runs: int
+    steps: int
+    damped_steps: int
+    multiples: int
+    resistance_seeds: int
+
+
+FULL = Size(33, 31, 5, 2, 400, 2000, 17, 20)
+LIVE = Size(21, 21, 3, 1, 150, 300, 9, 4)
+DAMPING_SHARE = 0.1
+TRAINING_LOSSES = (0.1, 0.01, 0.001)
+MULTIPLES = {
+    "filters": (3, 10, 40),
+    "init_scale": (0.001, 0.01, 0.1),
+    "dim": (100, 400, 1600),
+}
+
+
+@dataclass(frozen=True)
+class MapTask:
+    """One call of `heat_map`."""
+
+    setting: Setting
+    x: tuple[str, list[Any]]
+    y: tuple[str, list[Any]]
+    criterion: Criterion
+    seeds: int
+
+    def parameters(self) -> dict[str, Any]:
+        """All that the result depends on but the code, as JSON."""
+        return {**asdict(self), "x": list(self.x), "y": list(self.y)}
+
+    def table(self, device: str | None) -> pd.DataFrame:
+        """Compute the map."""
+        return heat_map(
+            self.setting,
+            self.x,
+            self.y,
+            criterion=self.criterion,
+            seeds=range(self.seeds),
+            device=device,
+        )
+
+
+@dataclass(frozen=True)
+class ResistanceTask:
+    """One call of `resistance`: full batches just inside the retain set's own stability edge."""
+
+    snrs: list[float]
+    seeds: int
+    experiment: Experiment
+
+    def parameters(self) -> dict[str, Any]:
+        """All that the result depends on but the code, as JSON."""
+        return asdict(self)
+
+    def table(self, device: str | None) -> pd.DataFrame:
+        """One row per SNR and seed."""
+        found = resistance(self.snrs, seeds=self.seeds, experiment=self.experiment)
+        columns = {name: getattr(found, name).flatten().numpy() for name in found.__annotations__}
+        rows = {
+            "snr": np.repeat(self.snrs, self.seeds),
+            "seed": np.tile(np.arange(self.seeds), len(self.snrs)),
+        }
+        return pd.DataFrame({**rows, **columns})
+
+
+def tasks(size: Size, base: Setting | None = None) -> dict[str, MapTask | ResistanceTask]:
+    """Every result of the chapter, by name; `base` holds the network's sizes."""
+    base = base or Setting()
+    found: dict[str, MapTask | ResistanceTask] = {}
+    undamped = Criterion(steps=size.steps, linear_runs=size.linear_runs)
+    damped = replace(undamped, steps=size.damped_steps, growth=10.0, asymptotic=True)
+    for name, task in _map_axes(size, base, undamped).items():
+        held = replace(task.setting, damping_share=DAMPING_SHARE)
+        found[name] = task
+        found[f"{name}_damped"] = replace(task, setting=held, criterion=damped)
+    batches = found["retain_batch"]
+    assert isinstance(batches, MapTask)
+    found["reshuffled"] = replace(batches, setting=replace(batches.setting, reshuffle=True))
+    mixing = found["mixing"]
+    assert isinstance(mixing, MapTask)
+    found |= _logistic(mixing) | _multiples(mixing, size)
+    found["resistance"] = ResistanceTask(
+        np.geomspace(0.05, 5, 13).round(4).tolist(),
+        size.resistance_seeds,
+        Experiment(
+            n_retain=base.n_retain,
+            n_forget=base.n_forget,
+            dim=base.dim,
+            filters=base.filters,
+            init_scale=base.init_scale,
+            learning_rate_share=0.95,
+        ),
+    )
+    return found
+
+
+def _map_axes(size: Size, base: Setting, criterion: Criterion) -> dict[str, MapTask]:
+    """The chapter's four kinds of map, undamped; the last at three SNRs."""
+    snr = "snr", np.geomspace(0.05, 5, size.columns).round(4).tolist()
+    mixing = "mixing", np.geomspace(0.005, 0.8, size.rows).round(5).tolist()
+    shares = "learning_rate_share", np.linspace(0.1, 1.1, size.columns).round(4).tolist()
+    equal = replace(base, n_forget=base.n_retain)
+
+    def task(setting: Setting, x: tuple[str, list], y: tuple[str, list]) -> MapTask:
+        return MapTask(setting, x, y, criterion, size.seeds)
+
+    calm = replace(base, learning_rate_share=0.25, retain_batch=base.n_retain // 2)
+    brisk = replace(base, mixing=0.02, forget_batch=base.n_forget)
+    batch_rows = _batches(size.rows, base.n_retain)
+    many_snrs = "snr", np.geomspace(0.05, 5, _at_least(size, len(batch_rows))).round(4).tolist()
+    many_mixings = (
+        "mixing",
+        np.linspace(0.25, 0.7, _at_least(size, len(batch_rows))).round(4).tolist(),
+    )
+    maps = {
+        "mixing": task(calm, snr, mixing),
+        "retain_batch": task(brisk, many_snrs, ("retain_batch", batch_rows)),
+        "forget_batch": task(
+            replace(equal, snr=2.0, learning_rate_share=0.8, retain_batch=base.n_retain),
+            ("forget_batch", batch_rows),
+            many_mixings,
+        ),
+    }
+    for level, ratio in (("low", 0.1), ("middle", 0.5), ("high", 2.0)):
+        third = replace(base, snr=ratio, retain_batch=base.n_retain // 3)
+        maps[f"learning_rate_{level}"] = task(third, shares, mixing)
+    return maps
+
+
+def _batches(count: int, largest: int) -> list[int]:
+    """Every batch size up to the whole set, or `count` of them."""
+    if largest <= count:
+        return list(range(1, largest + 1))
+    return sorted({round(b) for b in np.linspace(1, largest, count).tolist()})
+
+
+def _at_least(size: Size, rows: int) -> int:
+    """Columns that give a map of so many rows as many cells as the others have."""
+    return max(size.columns, math.ceil(1000 / rows)) if size is FULL else size.columns
+
+
+def _logistic(mixing: MapTask) -> dict[str, MapTask]:
+    """The mixing map after logistic training to different losses; f = 0 is a loss of log 2."""
+    criterion = replace(mixing.criterion, displacement=1e-3, forget_loss=math.log(2))
+    return {
+        f"logistic_{loss:g}": replace(
+            mixing,
+            setting=replace(mixing.setting, loss="logistic", training_loss=loss),
+            criterion=criterion,
+        )
+        for loss in TRAINING_LOSSES
+    }
+
+
+def _multiples(mixing: MapTask, size: Size) -> dict[str, MapTask]:
+    """Coarser mixing maps of other networks, one thing changed at a time."""
+    coarse = replace(
+        mixing,
+        x=("snr", np.geomspace(0.05, 5, size.multiples).round(4).tolist()),
+        y=("mixing", np.geomspace(0.005, 0.8, size.multiples).round(5).tolist()),
+        seeds=min(size.seeds, 5),
+    )
+    varied: dict[str, dict[str, Any]] = {
+        f"{name}_{value:g}": {name: value}
+        for name, values in MULTIPLES.items()
+        for value in values
+        if value != getattr(mixing.setting, name)
+    }
+    others = {
+        name: replace(coarse, setting=replace(mixing.setting, **change))
+        for name, change in varied.items()
+    }
+    return {"reference": coarse, **others}
+
+
+def results(
+    scale: Scale = "stored", *, base: Setting | None = None, names: Sequence[str] | None = None
+) -> dict[str, store.Result]:
+    """The chapter's tables by name, each with its provenance.
+
+    Args:
+        scale: "stored" reads the published results, and computes live where this installation
+            holds none; "live" computes at `LIVE`; "full" computes the published ones and stores
+            them.
+        base: the network's sizes, `Setting()` unless given.
+        names: of the results wanted; all unless given.
+
+    Raises:
+        StaleResult, DamagedResult, MissingResult: stored results that are not what this code and
+            these parameters give, so that a page cannot show them.
+    """
+    if scale not in ("stored", "live", "full"):
+        raise ValueError(f"scale must be 'stored', 'live' or 'full', got {scale!r}")
+    if scale == "stored" and not FOLDER.is_dir():
+        warnings.warn("no stored results in this installation: computing live", stacklevel=2)
+        scale = "live"
+    wanted = tasks(LIVE if scale == "live" else FULL, base)
+    wanted = {name: wanted[name] for name in names or wanted}
+    code = store.code_hash(*SOURCES)
+    if scale == "stored":
+        return {
+            name: store.read(FOLDER / name, parameters=task.parameters(), code=code)
+            for name, task in wanted.items()
+        }
+    return _compute(wanted, code, FOLDER if scale == "full" else None)
+
+
+def _compute(
+    wanted: dict[str, MapTask | ResistanceTask], code: str, folder: Path | None
+) -> dict[str, store.Result]:
+    """Compute, one process per processor, the largest tasks first; store as they come."""
+    device = "cuda" if torch.cuda.is_available() else None
+    workers = 1 if device else joblib.cpu_count()
+    order = sorted(wanted, key=lambda name: -_cost(wanted[name]))
+    jobs = (joblib.delayed(_one)(name, wanted[name], code, folder, device) for name in order)
+    done = dict(joblib.Parallel(n_jobs=workers, batch_size=1)(jobs))
+    return {name: done[name] for name in wanted}
+
+
+def _one(
+    name: str, task: MapTask | ResistanceTask, code: str, folder: Path | None, device: str | None
+) -> tuple[str, store.Result]:
+    torch.set_num_threads(1)  # in a worker process of its own; the same digits for any number
+    begin = time.perf_counter()
+    table = _rounded(task.table(device))
+    seconds, parameters = time.perf_counter() - begin, task.parameters()
+    where = torch.cuda.get_device_name() if device else None
+    if folder is None:
+        live = store.Provenance(parameters, code, {}, where or "here", seconds, None, "now")
+        return name, store.Result(table, live)
+    store.save(
+        folder / name, table, parameters=parameters, code=code, seconds=seconds, device=where
+    )
+    return name, store.read(folder / name)
+
+
+def _rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Five significant digits: the rest is not looked at, and would fill the repository."""
+    numbers = table.select_dtypes("float64")
+    return table.assign(
+        **{str(name): [float(f"{v:.5g}") for v in numbers[name]] for name in numbers}
+    )
+
+
+def _cost(task: MapTask | ResistanceTask) -> float:
+    if isinstance(task, ResistanceTask):
+        return 1e7
+    return len(task.x[1]) * len(task.y[1]) * task.seeds * task.criterion.steps
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compute and store published results: all of them, or those named."""
+    parser = argparse.ArgumentParser(prog="python -m lib.chapter_maps", description=main.__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *tasks(FULL)], help="default: all")
+    chosen = parser.parse_args(arguments).names
+    for name, result in results("full", names=chosen or None).items():
+        print(f"{name}: {len(result.table)} rows in {result.provenance.seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
