@@ -1,0 +1,156 @@
+"""What a heat map says in numbers: agreement, displacement of its frontier, kinds of disagreement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+Event = Literal["escape", "forget"]
+PREDICTIONS = {"escape": ("typical", "mean_square", "mean"), "forget": ("typical_forget",)}
+NEAR = 2  # cells around a frontier, for the share of agreement near it
+
+
+@dataclass(frozen=True, eq=False)
+class MapGrid:
+    """A `heat_map` table on its grid; arrays (rows, columns), or (rows, columns, seeds).
+
+    x, y: the values along columns and rows.
+    """
+
+    x_name: str
+    x: np.ndarray
+    y_name: str
+    y: np.ndarray
+    table: pd.DataFrame
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> MapGrid:
+        """From a table whose first three columns are x, y and the seed."""
+        x_name, y_name = table.columns[:2]
+        ordered = table.sort_values([y_name, x_name, "seed"], kind="stable")
+        x, y = (np.sort(ordered[name].unique()) for name in (x_name, y_name))
+        return cls(x_name, x, y_name, y, ordered)
+
+    def values(self, column: str) -> np.ndarray:
+        """A column, (rows, columns, seeds)."""
+        return self.table[column].to_numpy().reshape(len(self.y), len(self.x), -1)
+
+    def median(self, column: str) -> np.ndarray:
+        """Median over the seeds, (rows, columns); the lower one of an even number's two."""
+        values = np.sort(self.values(column), axis=2)
+        return values[:, :, (values.shape[2] - 1) // 2]
+
+    def share(self, event: Event) -> np.ndarray:
+        """Share of a cell's seeds in which the event happened."""
+        return np.isfinite(self.values(f"{event}_step")).mean(axis=2)
+
+    def happened(self, event: Event) -> np.ndarray:
+        """Whether it happened in most of a cell's seeds."""
+        return self.share(event) > 0.5
+
+    def twin_happened(self, event: Event) -> np.ndarray:
+        """The same for the linearised runs on the same batches."""
+        name = {"escape": "twin_step", "forget": "twin_forget_step"}[event]
+        return np.isfinite(self.values(name)).mean(axis=2) > 0.5
+
+    def predicted(self, prediction: str) -> np.ndarray:
+        """Whether a prediction is positive in most of a cell's seeds."""
+        return self.predicted_share(prediction) > 0.5
+
+    def predicted_share(self, prediction: str) -> np.ndarray:
+        """Share of a cell's seeds in which a prediction is positive."""
+        return (self.values(prediction) > 0).mean(axis=2)
+
+    def agreement(self, prediction: str = "typical", event: Event = "escape") -> float:
+        """Share of cells in which most networks do what is predicted for most."""
+        return float(np.mean(self.predicted(prediction) == self.happened(event)))
+
+    def agreement_near(self, prediction: str = "typical", event: Event = "escape") -> float:
+        """The same among cells that have, within `NEAR` cells, both predictions around them."""
+        near = near_frontier(self.predicted(prediction))
+        same = self.predicted(prediction) == self.happened(event)
+        return float(same[near].mean()) if near.any() else 1.0
+
+    def displacement(self, prediction: str = "typical", event: Event = "escape") -> float:
+        """Median over columns of |measured − predicted frontier|, in cells along y.
+
+        A column's frontier is counted as the number of its cells where the event happens, seeds as
+        fractions; columns in which neither side has a frontier are left out. NaN if all are.
+        """
+        measured, predicted = self.share(event).sum(0), self.predicted_share(prediction).sum(0)
+        crossed = [
+            ((count > 0) & (count < len(self.y))) for count in (measured, predicted)
+        ]
+        either = crossed[0] | crossed[1]
+        return float(np.median(np.abs(measured - predicted)[either])) if either.any() else np.nan
+
+    def stable_escapes(self) -> tuple[int, int]:
+        """(Cells predicted mean-square stable in which most networks escape, all such cells)."""
+        stable = ~self.predicted("mean_square")
+        return int(self.happened("escape")[stable].sum()), int(stable.sum())
+
+    def summary(self) -> dict[str, float]:
+        """What a caption says of local escape: shares in per cent, displacement in cells."""
+        escaped, stable = self.stable_escapes()
+        return {
+            "cells": self.share("escape").size,
+            "seeds": self.values("seed").shape[2],
+            "typical": 100 * self.agreement(),
+            "near": 100 * self.agreement_near(),
+            "displacement": self.displacement(),
+            "mean_square": 100 * self.agreement("mean_square"),
+            "mean": 100 * self.agreement("mean"),
+            "stable_escapes": 100 * escaped / max(stable, 1),
+        }
+
+
+def near_frontier(predicted: np.ndarray) -> np.ndarray:
+    """Cells within `NEAR` of which, both ways along both axes, a bool map is not constant."""
+    rows, columns = predicted.shape
+    near = np.zeros_like(predicted)
+    for row in range(rows):
+        for column in range(columns):
+            window = predicted[
+                max(0, row - NEAR) : row + NEAR + 1, max(0, column - NEAR) : column + NEAR + 1
+            ]
+            near[row, column] = window.any() and not window.all()
+    return near
+
+
+def disagreements(grid: MapGrid) -> dict[str, float]:
+    """Shares of all cells, in per cent, where the typical prediction or forgetting is missed.
+
+    chance: the majority is not the predicted one, but the linearised runs on the same batches from
+    the same starts side with it: fluctuations between sampled runs. kinks: they do not; all that
+    linearising removes from this network is its ReLU kinks. restabilised: most networks escape but
+    do not forget, although their linearised runs do; early: they forget although those do not.
+    """
+    escaped, twin = grid.happened("escape"), grid.twin_happened("escape")
+    missed = grid.predicted("typical") != escaped
+    forgot, twin_forgot = grid.happened("forget"), grid.twin_happened("forget")
+    kinds = {
+        "chance": missed & (twin == escaped),
+        "kinks": missed & (twin != escaped),
+        "restabilised": escaped & twin_forgot & ~forgot,
+        "early": forgot & ~twin_forgot,
+    }
+    return {name: float(100 * cells.mean()) for name, cells in kinds.items()}
+
+
+def frontier(grid: MapGrid, share: np.ndarray) -> np.ndarray:
+    """Where a share of seeds (rows, columns) crosses ½ along y, per column; NaN where it does not.
+
+    Interpolated in the cell's number and mapped to y; of several crossings the first from below.
+    """
+    places = np.full(share.shape[1], np.nan)
+    numbers = np.arange(len(grid.y))
+    for column, values in enumerate(share.T):
+        sides = values > 0.5
+        if sides.any() and not sides.all():
+            k = int(np.argmax(sides[1:] != sides[:-1]))
+            place = k + (0.5 - values[k]) / (values[k + 1] - values[k])
+            places[column] = np.interp(place, numbers, grid.y)
+    return places
