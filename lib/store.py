@@ -96,7 +96,7 @@ def save(
         "parameters": _plain(parameters),
         "code": code,
         "seed": seed,
-        "device": device or _processor(),
+        "device": device or this_device(),
         "seconds": float(seconds),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
@@ -195,8 +195,9 @@ def results_below(folder: Path) -> list[Path]:
 def load(folder: Path, *, code: str | None = None) -> pd.DataFrame:
     """All results below a folder as one tidy table: parameters first, then what was computed.
 
-    A result's column that has a parameter's name and its values is kept once; with other values it
-    is renamed `<name>_result`. A list among the parameters becomes a tuple.
+    Sorted by the parameters. A result's column that has a parameter's name and its values is kept
+    once; with other values it is renamed `<name>_result`. A list among the parameters becomes a
+    tuple.
 
     Args:
         folder: where `save` wrote.
@@ -224,7 +225,7 @@ def load(folder: Path, *, code: str | None = None) -> pd.DataFrame:
         raise StaleResult(
             f"{folder}: results of several versions of the code, {counts}: give code="
         )
-    return _one_table(results)
+    return _one_table(sorted(results, key=_order))
 
 
 def _one_table(results: list[Result]) -> pd.DataFrame:
@@ -245,6 +246,14 @@ def _one_table(results: list[Result]) -> pd.DataFrame:
         rest = computed.drop(columns=[*head], errors="ignore")
         tables.append(pd.concat([pd.DataFrame(head, index=rest.index), rest], axis=1))
     return pd.concat(tables, ignore_index=True)
+
+
+def _order(result: Result) -> list[tuple[str, int, float, str]]:
+    """Results in order of their parameters: numbers as numbers, everything else as text."""
+    return [
+        (name, 0, value, "") if type(value) in (int, float) else (name, 1, 0, json.dumps(value))
+        for name, value in _parameters(result).items()
+    ]
 
 
 def _parameters(result: Result) -> dict[str, Any]:
@@ -295,7 +304,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _processor() -> str:
+def this_device() -> str:
     """The processor's name, as far as the operating system tells it, and its number of cores."""
     name = platform.processor() or platform.machine()
     with suppress(OSError):
