@@ -257,8 +257,10 @@ def _order(result: Result) -> list[tuple[str, int, float, str]]:
 
 
 def _parameters(result: Result) -> dict[str, Any]:
-    seed = result.provenance.seed
-    return {**({} if seed is None else {"seed": seed}), **result.provenance.parameters}
+    known = result.provenance
+    if known.seed is None or "seed" in known.parameters:
+        return known.parameters
+    return {"seed": known.seed, **known.parameters}
 
 
 def _sidecar(stem: Path) -> Path:

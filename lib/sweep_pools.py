@@ -6,6 +6,9 @@ make sense at a time, `close` ends it.
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -37,17 +40,35 @@ class LocalPool:
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future:
         """Run `call` in a worker; a broken pool is a new one by the next call."""
-        return get_reusable_executor(max_workers=self.width).submit(call, *arguments)
+        return self._executor().submit(call, *arguments)
 
     def close(self, kill: bool = False) -> None:
         """End the workers and, with `kill`, the kernels they run."""
-        get_reusable_executor(max_workers=self.width).shutdown(wait=True, kill_workers=kill)
+        self._executor().shutdown(wait=True, kill_workers=kill)
+
+    def _executor(self) -> Any:
+        return get_reusable_executor(
+            max_workers=self.width, initializer=_end_with, initargs=(os.getpid(),)
+        )
+
+
+def _end_with(parent: int) -> None:
+    """In a worker: end when the parent does, which kill -9 leaves no time to say."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class ClusterPool:
     """A Dask distributed cluster, at the address of its scheduler (extra `cluster`)."""
 
-    def __init__(self, address: str, timeout: float = 30.0):
+    TIMEOUT = 30.0  # seconds for the scheduler to answer
+
+    def __init__(self, address: str):
         try:
             from distributed import Client
         except ImportError:
@@ -55,7 +76,7 @@ class ClusterPool:
                 "a scheduler needs Dask: pip install 'unlearning-stability[cluster]'"
             ) from None
         try:
-            self._client = Client(address, timeout=timeout, set_as_default=False)
+            self._client = Client(address, timeout=self.TIMEOUT, set_as_default=False)
         except OSError as error:
             raise ValueError(f"no scheduler answers at {address}: {error}") from None
         self._executor = self._client.get_executor(pure=False)

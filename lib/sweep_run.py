@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lib import store
-from lib.atomic_files import locked, replace_files
+from lib.atomic_files import locked, remove_leftovers, replace_files
 from lib.sweep_plan import Plan, Point
 from lib.sweep_point import CodeChanged, failure, run_point
 from lib.sweep_pools import Pool
@@ -107,6 +107,8 @@ class _Run:
         except (store.DamagedResult, store.StaleResult) as error:
             self.summary.damaged.append(str(error).partition(";")[0])
             return False
+        for end in (".json", store.FAILED):
+            remove_leftovers(self.stem(point).with_name(self.plan.stem(point) + end))
         return True
 
     def collect(self, future: Future, waiting: deque[Point]) -> None:

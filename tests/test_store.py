@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from lib import atomic_files, code_version, store
 from lib.tidy_csv import parse, serialise
+from tests.sweeping import forked
 
 TABLE = pd.DataFrame({"x": [0.1, math.nan, -math.inf], "n": [1, 2, 3], "word": ["a", "", "1.0"]})
 KNOWN: dict[str, Any] = {
@@ -234,17 +235,6 @@ for run in range(2):
     version += 1
 print(calls)
 """
-
-
-def forked(body):
-    """Run `body` in a fork, quicker than a new interpreter; its wait status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            body()
-        finally:
-            os._exit(0)
-    return os.waitpid(child, 0)[1]
 
 
 def kill_at(stem, count):
