@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
+from matplotlib.ticker import NullLocator
 
 RETAIN = "#0072B2"
 FORGET = "#D55E00"
@@ -19,6 +20,7 @@ SPARE = "#CC79A7"
 MEAN_ONLY = {"color": "#56B4E9", "linestyle": ":"}
 MEAN_SQUARE = {"color": "#000000", "linestyle": "-"}
 TYPICAL = {"color": "#D55E00", "linestyle": "--"}
+FEW = 8  # cells along an axis that each have their tick
 
 
 def use_book_style() -> None:
@@ -71,8 +73,11 @@ def draw_heat_map(axes: Axes, table: pd.DataFrame, x: str, y: str, value: str) -
         cmap="cividis",
     )
     axes.patch.set(hatch="///", edgecolor="0.7")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set(xlabel=x, ylabel=y)
+    for axis, centres in ((axes.xaxis, cells.columns), (axes.yaxis, cells.index)):
+        if len(centres) <= FEW:
+            axis.set_ticks(list(centres), [f"{centre:g}" for centre in centres])
+            axis.set_minor_locator(NullLocator())
     return mesh
 
 

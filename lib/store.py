@@ -52,6 +52,11 @@ class Provenance:
     seed: int | None
     finished: str
 
+    @property
+    def stamp(self) -> str:
+        """When and on what, for a caption: `2026-03-01, AMD EPYC, 2 cores, 130 s`."""
+        return f"{self.finished[:10]}, {self.device}, {self.seconds:.0f} s"
+
 
 @dataclass(frozen=True)
 class Result:

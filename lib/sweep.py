@@ -29,11 +29,15 @@ SHOWN = 20  # points a dry run lists
 
 
 def foreign_results(plan: Plan, folder: Path) -> int:
-    """Results in the folder that the plan's code did not compute."""
-    return sum(
-        json.loads(stem.with_name(stem.name + ".json").read_bytes()).get("code") != plan.code
-        for stem in store.results_below(folder)
-    )
+    """Results in the folder that the plan's code did not compute, or that are not whole JSON."""
+    count = 0
+    for stem in store.results_below(folder):
+        try:
+            content = json.loads(stem.with_name(stem.name + ".json").read_bytes())
+            count += content.get("code") != plan.code
+        except (ValueError, AttributeError):
+            count += 1
+    return count
 
 
 def print_plan(plan: Plan, folder: Path, workers: int) -> None:
@@ -77,7 +81,7 @@ def print_summary(plan: Plan, folder: Path, summary: Summary) -> None:
     foreign = foreign_results(plan, folder)
     if foreign:
         print(
-            f"{foreign} results of other code stand in {folder}; "
+            f"{foreign} other results, of other code or damaged, stand in {folder}; "
             f"store.load({str(folder)!r}, code={plan.code!r}) reads this sweep's"
         )
 

@@ -78,12 +78,22 @@ def _executed(
         path = Path(temporary, f"{name}.ipynb")
         path.write_text(notebook, "utf-8")
         try:
-            done = papermill.execute_notebook(str(path), output, given, **options)
+            done = _started(str(path), output, given, options)
             return {"row": glued_scalars(done)}
         except PapermillExecutionError as error:
             return {"failure": _cell_failure(error, json.loads(notebook), bool(given))}
         except Exception as error:  # a kernel that died, an output that cannot be written
             return {"failure": failure(type(error).__name__, str(error))}
+
+
+def _started(path: str, output: str | None, given: dict[str, Any], options: dict[str, Any]) -> Any:
+    """papermill's run; once more if the kernel never came up: two may have chosen one port."""
+    try:
+        return papermill.execute_notebook(path, output, given, **options)
+    except RuntimeError as error:
+        if "before replying" not in str(error):
+            raise
+        return papermill.execute_notebook(path, output, given, **options)
 
 
 def glued_scalars(notebook: Any) -> dict[str, Any]:

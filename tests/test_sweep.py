@@ -221,6 +221,21 @@ def test_glued_scalars_are_a_row_and_the_rest_is_left_out():
         glued_scalars(type("Empty", (), {"cells": []}))
 
 
+def test_a_kernel_that_never_came_up_is_started_once_more(notebook, tmp_path, monkeypatch):
+    calls = []
+
+    def dying(*arguments, **options):
+        calls.append(arguments)
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr("papermill.execute_notebook", dying)
+    monkeypatch.setattr("lib.sweep_point._set_environment", lambda: None)
+    plan = make_plan(notebook, Space())
+    outcome = run_point(plan.name, plan.text, plan.code, {}, str(tmp_path))
+    assert outcome["failure"]["error"] == "RuntimeError"
+    assert len(calls) == 2
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
