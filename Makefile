@@ -6,7 +6,7 @@ BIN := .venv/bin
 # gives the same digits everywhere.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: book test pairs benchmark clean
+.PHONY: book test pairs sweep benchmark clean
 
 book: .venv/.installed
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -22,6 +22,10 @@ test: .venv/.installed
 pairs: .venv/.installed
 	$(BIN)/python -m lib.pages
 
+# Recomputes the stored results that chapters with heavy settings read, from book/results/; what is
+# there and still matches its code is left alone.
+sweep: .venv/.installed
+
 benchmark: .venv/.installed
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= --benchmark-columns=median,iqr,rounds
 
@@ -30,5 +34,5 @@ clean:
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,sweep,cluster,test]'
 	touch $@

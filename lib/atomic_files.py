@@ -53,10 +53,8 @@ def replace_files(files: dict[Path, bytes]) -> None:
     """
     *_, last = files
     last.parent.mkdir(parents=True, exist_ok=True)
-    with locked(last.with_name(f".{last.name}.lock")):
-        for path in last.parent.iterdir():
-            if path.name.startswith(f".{last.name}.") and path.name.endswith(".tmp"):
-                path.unlink()
+    with locked(_lock_file(last)):
+        _remove_temporary(last)
         mark = secrets.token_hex(4)
         temporary = {
             path: last.with_name(f".{last.name}.{mark}.{number}.tmp")
@@ -73,6 +71,24 @@ def replace_files(files: dict[Path, bytes]) -> None:
         finally:
             for path in temporary.values():
                 path.unlink(missing_ok=True)
+
+
+def remove_leftovers(last: Path) -> None:
+    """Remove what a killed writer of `last` left beside it; waits for one that lives."""
+    if _lock_file(last).exists():  # it is there as long as any temporary file is
+        with locked(_lock_file(last)):
+            _remove_temporary(last)
+
+
+def _lock_file(last: Path) -> Path:
+    return last.with_name(f".{last.name}.lock")
+
+
+def _remove_temporary(last: Path) -> None:
+    """Under the lock, so that nobody is writing them."""
+    for path in last.parent.iterdir():
+        if path.name.startswith(f".{last.name}.") and path.name.endswith(".tmp"):
+            path.unlink()
 
 
 def _write_synced(path: Path, text: bytes) -> None:

@@ -36,16 +36,20 @@ def code_hash(*sources: Path) -> str:
     """
     if not sources:
         raise ValueError("sources must be at least one file, got none")
-    digest = hashlib.sha256()
     paths = [Path(source).resolve() for source in sources]
-    texts = [python_code(path) for path in paths if ROOT / "lib" not in path.parents]
-    modules = set(modules_behind(texts, ROOT))
-    for path in paths:
-        if ROOT / "lib" in path.parents:
-            modules |= {path, *modules_behind([path.read_text("utf-8")], ROOT)}
+    inside = [path for path in paths if ROOT / "lib" in path.parents]
+    texts = [python_code(path) for path in paths if path not in inside]
+    return hash_of(texts, inside)
+
+
+def hash_of(texts: Iterable[str], modules: Iterable[Path] = ()) -> str:
+    """`code_hash` of Python texts, and of some modules of `lib/` besides those they import."""
+    texts, modules = list(texts), list(modules)
+    every = {*modules, *modules_behind([*texts, *(path.read_text("utf-8") for path in modules)])}
+    digest = hashlib.sha256()
     for text in texts:
         digest.update(_syntax(text).encode() + b"\0")
-    for path in sorted(modules):
+    for path in sorted(every):
         name = path.relative_to(ROOT).as_posix()
         digest.update(f"{name}\0{_syntax(path.read_text('utf-8'))}\0".encode())
     return digest.hexdigest()[:16]
@@ -74,8 +78,9 @@ def notebook_code(notebook: dict) -> str:
     return "\n".join(rewrite(PIP.sub(r"\1pass", text) + "\n") for text in texts)
 
 
-def modules_behind(texts: Iterable[str], root: Path = ROOT) -> list[Path]:
+def modules_behind(texts: Iterable[str], root: Path | None = None) -> list[Path]:
     """Files of `root/lib/` that Python texts import, directly or through one another; sorted."""
+    root = root or ROOT
     found: set[Path] = set()
     waiting = [path for text in texts for path in _modules(text, root)]
     while waiting:

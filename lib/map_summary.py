@@ -81,9 +81,7 @@ class MapGrid:
         fractions; columns in which neither side has a frontier are left out. NaN if all are.
         """
         measured, predicted = self.share(event).sum(0), self.predicted_share(prediction).sum(0)
-        crossed = [
-            ((count > 0) & (count < len(self.y))) for count in (measured, predicted)
-        ]
+        crossed = [((count > 0) & (count < len(self.y))) for count in (measured, predicted)]
         either = crossed[0] | crossed[1]
         return float(np.median(np.abs(measured - predicted)[either])) if either.any() else np.nan
 

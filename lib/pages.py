@@ -7,19 +7,18 @@ each page's paired notebook with outputs.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbclient
 import nbformat
-from IPython.core.inputtransformer2 import TransformerManager
 from sphinx.application import Sphinx
+
+from lib import code_version
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
@@ -39,42 +38,24 @@ def executable_pages() -> list[Path]:
 
 def dependencies(page: Path) -> list[Path]:
     """Files of `lib/` that a page's cells import, directly or through one another."""
-    cells = jupytext.read(page).cells
-    code = "\n".join(cell.source + "\n" for cell in cells if cell.cell_type == "code")
-    found: set[Path] = set()
-    waiting = list(_modules(TransformerManager().transform_cell(code)))
-    while waiting:
-        module = waiting.pop()
-        if module not in found:
-            found.add(module)
-            waiting += _modules(module.read_text())
-    return sorted(found)
+    return code_version.modules_behind([code_version.python_code(page)], ROOT)
 
 
-def _modules(source: str) -> Iterator[Path]:
-    """Files of `lib/` that one source text imports; absolute imports, as the house writes them."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "lib":
-                for path in ("/".join(parts) + ".py", "/".join(parts) + "/__init__.py"):
-                    if (ROOT / path).is_file():
-                        yield ROOT / path
+def stored_results(page: Path) -> list[Path]:
+    """Files below `book/results/` that a page reads: their path there starts with its name."""
+    folder = page.parent / "results"
+    found = (path for path in sorted(folder.rglob("*.*")) if path.suffix in (".csv", ".json"))
+    return [path for path in found if path.relative_to(folder).parts[0].startswith(page.stem)]
 
 
 def fingerprint(page: Path) -> str:
     """Hash of everything beside the page's own cells that its outputs depend on.
 
-    The modules of `lib/` that it imports, and the pinned versions of all libraries.
+    The modules of `lib/` that it imports, the stored results that it reads, and the pinned versions
+    of all libraries.
     """
     digest = hashlib.sha256()
-    for path in [*dependencies(page), ROOT / "constraints.txt"]:
+    for path in [*dependencies(page), *stored_results(page), ROOT / "constraints.txt"]:
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -131,7 +112,7 @@ def _set_address(app: Sphinx, config: Any) -> None:
 
 
 def _note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Make the page depend on the modules it imports, for Sphinx and for the execution cache.
+    """Make the page depend on its modules and stored results, for Sphinx and the execution cache.
 
     Sphinx reads a page again when a noted file is newer. The cache compares code cells and the
     kernel's metadata only, so the fingerprint rides there.
@@ -139,7 +120,7 @@ def _note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
     page = Path(app.env.doc2path(docname))
     if page not in executable_pages():
         return
-    for path in [*dependencies(page), ROOT / "constraints.txt"]:
+    for path in [*dependencies(page), *stored_results(page), ROOT / "constraints.txt"]:
         app.env.note_dependency(str(path))
     head = KERNELSPEC.match(source[0])
     assert head is not None

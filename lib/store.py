@@ -52,6 +52,11 @@ class Provenance:
     seed: int | None
     finished: str
 
+    @property
+    def stamp(self) -> str:
+        """When and on what, for a caption: `2026-03-01, AMD EPYC, 2 cores, 130 s`."""
+        return f"{self.finished[:10]}, {self.device}, {self.seconds:.0f} s"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -96,7 +101,7 @@ def save(
         "parameters": _plain(parameters),
         "code": code,
         "seed": seed,
-        "device": device or _processor(),
+        "device": device or this_device(),
         "seconds": float(seconds),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
@@ -195,8 +200,9 @@ def results_below(folder: Path) -> list[Path]:
 def load(folder: Path, *, code: str | None = None) -> pd.DataFrame:
     """All results below a folder as one tidy table: parameters first, then what was computed.
 
-    A result's column that has a parameter's name and its values is kept once; with other values it
-    is renamed `<name>_result`. A list among the parameters becomes a tuple.
+    Sorted by the parameters. A result's column that has a parameter's name and its values is kept
+    once; with other values it is renamed `<name>_result`. A list among the parameters becomes a
+    tuple.
 
     Args:
         folder: where `save` wrote.
@@ -224,7 +230,7 @@ def load(folder: Path, *, code: str | None = None) -> pd.DataFrame:
         raise StaleResult(
             f"{folder}: results of several versions of the code, {counts}: give code="
         )
-    return _one_table(results)
+    return _one_table(sorted(results, key=_order))
 
 
 def _one_table(results: list[Result]) -> pd.DataFrame:
@@ -247,9 +253,19 @@ def _one_table(results: list[Result]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def _order(result: Result) -> list[tuple[str, int, float, str]]:
+    """Results in order of their parameters: numbers as numbers, everything else as text."""
+    return [
+        (name, 0, value, "") if type(value) in (int, float) else (name, 1, 0, json.dumps(value))
+        for name, value in _parameters(result).items()
+    ]
+
+
 def _parameters(result: Result) -> dict[str, Any]:
-    seed = result.provenance.seed
-    return {**({} if seed is None else {"seed": seed}), **result.provenance.parameters}
+    known = result.provenance
+    if known.seed is None or "seed" in known.parameters:
+        return known.parameters
+    return {"seed": known.seed, **known.parameters}
 
 
 def _sidecar(stem: Path) -> Path:
@@ -295,7 +311,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _processor() -> str:
+def this_device() -> str:
     """The processor's name, as far as the operating system tells it, and its number of cores."""
     name = platform.processor() or platform.machine()
     with suppress(OSError):

@@ -20,9 +20,10 @@ def serialise(table: pd.DataFrame) -> tuple[bytes, dict[str, str]]:
             not distinct strings, an index that is not 0, 1, 2, …
     """
     types = {name: _column_type(name, table[name]) for name in _column_names(table)}
-    # Quoted, strings keep carriage returns.
-    quoting = csv.QUOTE_NONNUMERIC if "str" in types.values() else csv.QUOTE_MINIMAL
-    text = table.to_csv(index=False, lineterminator="\n", na_rep="nan", quoting=quoting).encode()
+    # Strings quoted: else carriage returns in them would end a row.
+    text = table.to_csv(
+        index=False, lineterminator="\n", na_rep="nan", quoting=csv.QUOTE_NONNUMERIC
+    ).encode()
     if not parse(text, types).equals(table.astype(types)):
         raise ValueError("table does not survive being written as CSV")
     return text, types

@@ -108,6 +108,23 @@ def test_fingerprint_sees_a_change_in_an_indirect_import(tmp_path, monkeypatch):
     assert pages.fingerprint(page) == before
 
 
+def test_fingerprint_sees_a_pages_stored_results(tmp_path, monkeypatch):
+    for name in ("lib", "book"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "constraints.txt", tmp_path)
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    page, results = tmp_path / "book" / "intro.md", tmp_path / "book" / "results"
+    before = pages.fingerprint(page)
+    (results / "coherence").mkdir(parents=True, exist_ok=True)
+    (results / "coherence" / "map.csv").write_text("1")
+    assert pages.fingerprint(page) == before
+    (results / "intro-map.json").write_text("1")
+    after = pages.fingerprint(page)
+    assert after != before
+    (results / "intro-map.json").write_text("2")
+    assert pages.fingerprint(page) not in (before, after)
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A local clone of the working tree as it stands, committed, to install from."""

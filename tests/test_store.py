@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from lib import atomic_files, code_version, store
 from lib.tidy_csv import parse, serialise
+from tests.sweeping import forked
 
 TABLE = pd.DataFrame({"x": [0.1, math.nan, -math.inf], "n": [1, 2, 3], "word": ["a", "", "1.0"]})
 KNOWN: dict[str, Any] = {
@@ -60,6 +61,7 @@ def test_what_was_saved_is_read_with_its_provenance(tmp_path):
     assert (known.parameters, known.seed, known.device) == (KNOWN["parameters"], 7, "abacus")
     assert {"python", "numpy", "torch"} <= {*known.versions}
     assert known.finished.endswith("+00:00")
+    assert known.stamp == f"{known.finished[:10]}, abacus, 2 s"
     assert {p.name for p in path.parent.iterdir()} == {"point.csv", "point.json"}
 
 
@@ -234,17 +236,6 @@ for run in range(2):
     version += 1
 print(calls)
 """
-
-
-def forked(body):
-    """Run `body` in a fork, quicker than a new interpreter; its wait status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            body()
-        finally:
-            os._exit(0)
-    return os.waitpid(child, 0)[1]
 
 
 def kill_at(stem, count):

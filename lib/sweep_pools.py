@@ -1,0 +1,96 @@
+"""Where points run: worker processes on this machine, or a Dask cluster.
+
+Both are seen through `concurrent.futures`: `submit` gives a future, `width` says how many points
+make sense at a time, `close` ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from joblib.externals.loky import get_reusable_executor
+
+
+class Pool(Protocol):
+    """What `lib.sweep.run` needs of one."""
+
+    @property
+    def width(self) -> int:
+        """Points to keep in flight."""
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> Future:
+        """Run `call` somewhere."""
+
+    def close(self, kill: bool = False) -> None:
+        """End the workers, after their points or, with `kill`, at once."""
+
+
+class LocalPool:
+    """Worker processes on this machine; one that dies is replaced."""
+
+    def __init__(self, workers: int):
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        self.width = workers
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> Future:
+        """Run `call` in a worker; a broken pool is a new one by the next call."""
+        return self._executor().submit(call, *arguments)
+
+    def close(self, kill: bool = False) -> None:
+        """End the workers and, with `kill`, the kernels they run."""
+        self._executor().shutdown(wait=True, kill_workers=kill)
+
+    def _executor(self) -> Any:
+        return get_reusable_executor(
+            max_workers=self.width, initializer=_end_with, initargs=(os.getpid(),)
+        )
+
+
+def _end_with(parent: int) -> None:
+    """In a worker: end when the parent does, which kill -9 leaves no time to say."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class ClusterPool:
+    """A Dask distributed cluster, at the address of its scheduler (extra `cluster`)."""
+
+    TIMEOUT = 30.0  # seconds for the scheduler to answer
+
+    def __init__(self, address: str):
+        try:
+            from distributed import Client
+        except ImportError:
+            raise ValueError(
+                "a scheduler needs Dask: pip install 'unlearning-stability[cluster]'"
+            ) from None
+        try:
+            self._client = Client(address, timeout=self.TIMEOUT, set_as_default=False)
+        except OSError as error:
+            raise ValueError(f"no scheduler answers at {address}: {error}") from None
+        self._executor = self._client.get_executor(pure=False)
+
+    @property
+    def width(self) -> int:
+        """Threads of all workers of the moment; workers may come and go."""
+        return max(1, sum(self._client.nthreads().values()))
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> Future:
+        """Run `call` on the cluster; Dask runs it again where a worker is lost."""
+        return self._executor.submit(call, *arguments)
+
+    def close(self, kill: bool = False) -> None:
+        """Leave the cluster, which goes on; points still running there are cancelled."""
+        self._executor.shutdown(wait=not kill)
+        self._client.close()
