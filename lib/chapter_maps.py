@@ -223,8 +223,8 @@ def results(
 
     Args:
         scale: "stored" reads the published results, and computes live where this installation
-            holds none; "live" computes at `LIVE`; "full" computes the published ones and stores
-            them.
+            holds none; "live" computes at `LIVE`; "full" computes and stores those published ones
+            that are missing, damaged or stale.
         base: the network's sizes, `Setting()` unless given.
         names: of the results wanted; all unless given.
 
@@ -240,12 +240,23 @@ def results(
     wanted = tasks(LIVE if scale == "live" else FULL, base)
     wanted = {name: wanted[name] for name in names or wanted}
     code = store.code_hash(*SOURCES)
-    if scale == "stored":
-        return {
-            name: store.read(FOLDER / name, parameters=task.parameters(), code=code)
-            for name, task in wanted.items()
-        }
-    return _compute(wanted, code, FOLDER if scale == "full" else None)
+    if scale == "live":
+        return _compute(wanted, code, None)
+    if scale == "full":
+        valid = [name for name, task in wanted.items() if _is_valid(name, task, code)]
+        _compute({name: wanted[name] for name in wanted if name not in valid}, code, FOLDER)
+    return {
+        name: store.read(FOLDER / name, parameters=task.parameters(), code=code)
+        for name, task in wanted.items()
+    }
+
+
+def _is_valid(name: str, task: MapTask | ResistanceTask, code: str) -> bool:
+    try:
+        store.read(FOLDER / name, parameters=task.parameters(), code=code)
+    except (store.MissingResult, store.DamagedResult, store.StaleResult):
+        return False
+    return True
 
 
 def _compute(
@@ -292,7 +303,7 @@ def _cost(task: MapTask | ResistanceTask) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compute and store published results: all of them, or those named."""
+    """Bring the published results up to date: all of them, or those named."""
     parser = argparse.ArgumentParser(prog="python -m lib.chapter_maps", description=main.__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *tasks(FULL)], help="default: all")
     chosen = parser.parse_args(arguments).names

@@ -1,4 +1,4 @@
-"""What a heat map says in numbers: agreement, displacement of its frontier, kinds of disagreement."""
+"""What a heat map says in numbers: agreement, where its frontier lies, kinds of disagreement."""
 
 from __future__ import annotations
 
