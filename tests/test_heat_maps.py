@@ -131,7 +131,7 @@ def test_a_criterion_names_what_is_out_of_range():
         Criterion(growth=0.0)
     with pytest.raises(ValueError, match=r"^forget_loss must be finite and > 0, got nan"):
         Criterion(forget_loss=math.nan)
-    with pytest.raises(ValueError, match="^steps must be an integer ≥ 2"):
+    with pytest.raises(ValueError, match=r"^steps must be an integer ≥ 2"):
         Criterion(steps=1)
 
 
