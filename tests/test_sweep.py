@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from papermill.iorw import papermill_io
 
 from lib import code_version, store, sweep
 from lib.sweep_plan import UNKNOWN, Plan, Space, coerce, make_plan, parameter_defaults, parse_values
@@ -133,6 +134,30 @@ def test_defaults_that_are_no_literals_are_left_to_the_notebook(tmp_path):
 def test_every_page_can_be_planned():
     for page in sorted((ROOT / "book").glob("*.ipynb")):
         assert len(make_plan(str(page), Space()).points) == 1
+
+
+def test_addresses_that_papermill_knows_pass_through(notebook, tmp_path, monkeypatch):
+    """A store in memory stands in for s3:// and its like, which need their own libraries."""
+
+    class Memory:
+        def read(self, path):
+            return Path(notebook).read_text()
+
+        def pretty_path(self, path):
+            return path
+
+    handlers = papermill_io._handlers
+    monkeypatch.setattr(papermill_io, "_handlers", [("memory://", Memory()), *handlers])
+    plan = make_plan("memory://bucket/tiny.ipynb", Space(grid={"n": "1"}))
+    assert (plan.name, plan.code) == ("tiny", make_plan(notebook, Space()).code)
+    outputs = []
+
+    def execute(*arguments):
+        outputs.append(arguments[-1])
+        return {"row": {"value": 1.0}, "seconds": 0.0, "device": "none"}
+
+    run(plan, tmp_path / "out", InlinePool(), notebooks="s3://bucket/runs/", execute=execute)
+    assert outputs == [f"s3://bucket/runs/{plan.stem(plan.points[0])}.ipynb"]
 
 
 # --- what is computed anew ------------------------------------------------------------------------
