@@ -26,6 +26,7 @@ pairs: .venv/.installed
 # there and still matches its code is left alone.
 sweep: .venv/.installed
 	$(BIN)/python -m lib.chapter_maps
+	$(BIN)/python -m lib.benign_map
 
 benchmark: .venv/.installed
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= --benchmark-columns=median,iqr,rounds

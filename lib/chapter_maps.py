@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import joblib
 import numpy as np
 import pandas as pd
-import torch
 
-from lib import store
+from lib import store, stored_results
 from lib.evaluation import Experiment, resistance
 from lib.heat_maps import Criterion, Setting, heat_map
+from lib.stored_results import RESULTS, Task
 
-FOLDER = Path(__file__).resolve().parent.parent / "book" / "results" / "heat_maps"
+FOLDER = RESULTS / "heat_maps"
 SOURCES = (Path(__file__).with_name("heat_maps.py"), Path(__file__).with_name("evaluation.py"))
 Scale = Literal["stored", "live", "full"]
 
@@ -67,6 +65,11 @@ class MapTask:
     criterion: Criterion
     seeds: int
 
+    @property
+    def cost(self) -> float:
+        """Updates, at most."""
+        return len(self.x[1]) * len(self.y[1]) * self.seeds * self.criterion.steps
+
     def parameters(self) -> dict[str, Any]:
         """All that the result depends on but the code, as JSON."""
         return {**asdict(self), "x": list(self.x), "y": list(self.y)}
@@ -91,6 +94,11 @@ class ResistanceTask:
     seeds: int
     experiment: Experiment
 
+    @property
+    def cost(self) -> float:
+        """Updates, at most."""
+        return len(self.snrs) * self.seeds * self.experiment.max_steps
+
     def parameters(self) -> dict[str, Any]:
         """All that the result depends on but the code, as JSON."""
         return asdict(self)
@@ -106,10 +114,10 @@ class ResistanceTask:
         return pd.DataFrame({**rows, **columns})
 
 
-def tasks(size: Size, base: Setting | None = None) -> dict[str, MapTask | ResistanceTask]:
+def tasks(size: Size, base: Setting | None = None) -> dict[str, Task]:
     """Every result of the chapter, by name; `base` holds the network's sizes."""
     base = base or Setting()
-    found: dict[str, MapTask | ResistanceTask] = {}
+    found: dict[str, Task] = {}
     undamped = Criterion(steps=size.steps, linear_runs=size.linear_runs)
     damped = replace(undamped, steps=size.damped_steps, growth=10.0, asymptotic=True)
     for name, task in _map_axes(size, base, undamped).items():
@@ -241,65 +249,10 @@ def results(
     wanted = {name: wanted[name] for name in names or wanted}
     code = store.code_hash(*SOURCES)
     if scale == "live":
-        return _compute(wanted, code, None)
+        return stored_results.compute(wanted, code)
     if scale == "full":
-        valid = [name for name, task in wanted.items() if _is_valid(name, task, code)]
-        _compute({name: wanted[name] for name in wanted if name not in valid}, code, FOLDER)
-    return {
-        name: store.read(FOLDER / name, parameters=task.parameters(), code=code)
-        for name, task in wanted.items()
-    }
-
-
-def _is_valid(name: str, task: MapTask | ResistanceTask, code: str) -> bool:
-    try:
-        store.read(FOLDER / name, parameters=task.parameters(), code=code)
-    except (store.MissingResult, store.DamagedResult, store.StaleResult):
-        return False
-    return True
-
-
-def _compute(
-    wanted: dict[str, MapTask | ResistanceTask], code: str, folder: Path | None
-) -> dict[str, store.Result]:
-    """Compute, one process per processor, the largest tasks first; store as they come."""
-    device = "cuda" if torch.cuda.is_available() else None
-    workers = 1 if device else joblib.cpu_count()
-    order = sorted(wanted, key=lambda name: -_cost(wanted[name]))
-    jobs = (joblib.delayed(_one)(name, wanted[name], code, folder, device) for name in order)
-    done = dict(joblib.Parallel(n_jobs=workers, batch_size=1)(jobs))
-    return {name: done[name] for name in wanted}
-
-
-def _one(
-    name: str, task: MapTask | ResistanceTask, code: str, folder: Path | None, device: str | None
-) -> tuple[str, store.Result]:
-    torch.set_num_threads(1)  # in a worker process of its own; the same digits for any number
-    begin = time.perf_counter()
-    table = _rounded(task.table(device))
-    seconds, parameters = time.perf_counter() - begin, task.parameters()
-    where = torch.cuda.get_device_name() if device else None
-    if folder is None:
-        live = store.Provenance(parameters, code, {}, where or "here", seconds, None, "now")
-        return name, store.Result(table, live)
-    store.save(
-        folder / name, table, parameters=parameters, code=code, seconds=seconds, device=where
-    )
-    return name, store.read(folder / name)
-
-
-def _rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Five significant digits: the rest is not looked at, and would fill the repository."""
-    numbers = table.select_dtypes("float64")
-    return table.assign(
-        **{str(name): [float(f"{v:.5g}") for v in numbers[name]] for name in numbers}
-    )
-
-
-def _cost(task: MapTask | ResistanceTask) -> float:
-    if isinstance(task, ResistanceTask):
-        return 1e7
-    return len(task.x[1]) * len(task.y[1]) * task.seeds * task.criterion.steps
+        stored_results.bring_up_to_date(wanted, FOLDER, code)
+    return stored_results.read(wanted, FOLDER, code)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -308,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", choices=[[], *tasks(FULL)], help="default: all")
     chosen = parser.parse_args(arguments).names
     for name, result in results("full", names=chosen or None).items():
-        print(f"{name}: {len(result.table)} rows in {result.provenance.seconds:.0f} s")
+        print(f"{name}: {len(result.table)} rows, {result.provenance.stamp}")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ LABELS = {
     "forget_batch": "forget batch $B_f$ (samples)",
     "learning_rate_share": "learning rate (1 = retain edge)",
 }
-FORGET_FRONTIER = ("typical_forget", "typical", plotting.TYPICAL)
+FORGET_FRONTIER = ("typical_forget", "linearised runs", plotting.TYPICAL)
 
 
 def draw_step_map(
@@ -115,7 +115,7 @@ def draw_step_map(
     mesh = plotting.draw_heat_map(axes, cells, grid.x_name, grid.y_name, "steps")
     mesh.set_norm(LogNorm(1, horizon))
     frontiers = FRONTIERS if event == "escape" else (FORGET_FRONTIER,)
-    places = (0.15, 10), (0.5, -16), (0.85, 10)  # along the line, and points above it
+    places = (0.5, 10), (0.15, -16), (0.9, 10)  # along the line, and points above it
     for (name, text, style), place in zip(frontiers, places, strict=False):
         draw_share_frontier(axes, grid, grid.predicted_share(name), text, style, place)
     rows, columns = np.nonzero(grid.happened(event) != grid.predicted(frontiers[-1][0]))

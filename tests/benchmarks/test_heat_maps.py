@@ -1,0 +1,13 @@
+"""The heat-map chapter's live data, all of it: two minutes on two cores is the aim."""
+
+import joblib
+
+from lib import chapter_maps
+
+
+def test_live_chapter(benchmark):
+    """Training, curvature, exact frontiers, linearised and real runs of every map, cold."""
+    results = benchmark.pedantic(chapter_maps.results, args=("live",), rounds=1)
+    seconds = {name: result.provenance.seconds for name, result in results.items()}
+    benchmark.extra_info.update(seconds, processors=joblib.cpu_count(), total=sum(seconds.values()))
+    print(f"{sum(seconds.values()):.0f} processor seconds on {joblib.cpu_count()} processors")
