@@ -31,7 +31,8 @@ Scale = Literal["stored", "live", "full"]
 class Size:
     """Cells along an axis (mixing, SNR, …; batch sizes are all taken where fewer), and efforts.
 
-    steps, damped_steps: horizons of the undamped and of the damped maps.
+    steps, damped_steps: horizons of the undamped and of the damped maps; those over the learning
+    rate have three times as many of the latter.
     """
 
     columns: int
@@ -45,7 +46,7 @@ class Size:
 
 
 FULL = Size(33, 31, 5, 2, 400, 2000, 17, 20)
-LIVE = Size(21, 21, 3, 1, 150, 300, 9, 4)
+LIVE = Size(21, 21, 3, 1, 150, 200, 9, 4)
 DAMPING_SHARE = 0.1
 TRAINING_LOSSES = (0.1, 0.01, 0.001)
 MULTIPLES = {
@@ -122,8 +123,11 @@ def tasks(size: Size, base: Setting | None = None) -> dict[str, Task]:
     damped = replace(undamped, steps=size.damped_steps, growth=10.0, asymptotic=True)
     for name, task in _map_axes(size, base, undamped).items():
         held = replace(task.setting, damping_share=DAMPING_SHARE)
+        # The slowest growth that can be told from none is that of the smallest learning rate.
+        slow = 3 if task.x[0] == "learning_rate_share" else 1
+        patient = replace(damped, steps=slow * size.damped_steps)
         found[name] = task
-        found[f"{name}_damped"] = replace(task, setting=held, criterion=damped)
+        found[f"{name}_damped"] = replace(task, setting=held, criterion=patient)
     batches = found["retain_batch"]
     assert isinstance(batches, MapTask)
     found["reshuffled"] = replace(batches, setting=replace(batches.setting, reshuffle=True))

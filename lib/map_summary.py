@@ -138,6 +138,24 @@ def disagreements(grid: MapGrid) -> dict[str, float]:
     return {name: float(100 * cells.mean()) for name, cells in kinds.items()}
 
 
+def missed_cells(grid: MapGrid) -> pd.DataFrame:
+    """The cells whose majority is not the typical prediction, one row each.
+
+    Their place, the median prediction, and the shares of networks and of their twins that escape.
+    """
+    rows, columns = np.nonzero(grid.predicted("typical") != grid.happened("escape"))
+    twins = np.isfinite(grid.values("twin_step")).mean(axis=2)
+    return pd.DataFrame(
+        {
+            grid.x_name: grid.x[columns],
+            grid.y_name: grid.y[rows],
+            "typical": grid.median("typical")[rows, columns],
+            "networks": grid.share("escape")[rows, columns],
+            "twins": twins[rows, columns],
+        }
+    )
+
+
 def frontier(grid: MapGrid, share: np.ndarray) -> np.ndarray:
     """Where a share of seeds (rows, columns) crosses ½ along y, per column; NaN where it does not.
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.map_summary import MapGrid, disagreements, frontier, near_frontier
+from lib.map_summary import MapGrid, disagreements, frontier, missed_cells, near_frontier
 
 X, Y, SEEDS = [0.1, 1.0, 10.0], [1, 2, 3, 4], 3
 
@@ -69,6 +69,14 @@ def test_kinds_of_disagreement():
     assert kinds["kinks"] == 0
     assert kinds["restabilised"] == pytest.approx(cell)  # SNR 0.1, batch 4
     assert kinds["early"] == 0
+
+
+def test_missed_cells_one_by_one():
+    (row,) = missed_cells(grid()).to_dict("records")
+    assert (row["snr"], row["batch"]) == (1.0, 2)
+    assert row["typical"] == -1.0
+    assert row["networks"] == pytest.approx(2 / 3)
+    assert row["twins"] == 1.0
 
 
 def test_the_frontier_is_interpolated_and_missing_where_there_is_none():
