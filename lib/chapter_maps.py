@@ -31,13 +31,15 @@ Scale = Literal["stored", "live", "full"]
 class Size:
     """Cells along an axis (mixing, SNR, …; batch sizes are all taken where fewer), and efforts.
 
-    steps, damped_steps: horizons of the undamped and of the damped maps; those over the learning
-    rate have three times as many of the latter.
+    seeds, damped_seeds: networks per cell of the undamped and of the damped maps; a finite horizon
+    leaves more to the luck of a start. steps, damped_steps: their horizons; damped maps over the
+    learning rate have three times as many.
     """
 
     columns: int
     rows: int
     seeds: int
+    damped_seeds: int
     linear_runs: int
     steps: int
     damped_steps: int
@@ -45,8 +47,8 @@ class Size:
     resistance_seeds: int
 
 
-FULL = Size(33, 31, 5, 2, 400, 2000, 17, 20)
-LIVE = Size(21, 21, 3, 1, 150, 200, 9, 4)
+FULL = Size(33, 31, 9, 5, 2, 400, 2000, 17, 20)
+LIVE = Size(21, 21, 3, 3, 1, 150, 200, 9, 4)
 DAMPING_SHARE = 0.1
 TRAINING_LOSSES = (0.1, 0.01, 0.001)
 MULTIPLES = {
@@ -127,13 +129,16 @@ def tasks(size: Size, base: Setting | None = None) -> dict[str, Task]:
         slow = 3 if task.x[0] == "learning_rate_share" else 1
         patient = replace(damped, steps=slow * size.damped_steps)
         found[name] = task
-        found[f"{name}_damped"] = replace(task, setting=held, criterion=patient)
+        found[f"{name}_damped"] = replace(
+            task, setting=held, criterion=patient, seeds=size.damped_seeds
+        )
     batches = found["retain_batch"]
     assert isinstance(batches, MapTask)
     found["reshuffled"] = replace(batches, setting=replace(batches.setting, reshuffle=True))
     mixing = found["mixing"]
     assert isinstance(mixing, MapTask)
-    found |= _logistic(mixing) | _multiples(mixing, size)
+    fewer = replace(mixing, seeds=size.damped_seeds)
+    found |= _logistic(fewer) | _multiples(fewer, size)
     found["resistance"] = ResistanceTask(
         np.geomspace(0.05, 5, 13).round(4).tolist(),
         size.resistance_seeds,
@@ -213,7 +218,6 @@ def _multiples(mixing: MapTask, size: Size) -> dict[str, MapTask]:
         mixing,
         x=("snr", np.geomspace(0.05, 5, size.multiples).round(4).tolist()),
         y=("mixing", np.geomspace(0.005, 0.8, size.multiples).round(5).tolist()),
-        seeds=min(size.seeds, 5),
     )
     varied: dict[str, dict[str, Any]] = {
         f"{name}_{value:g}": {name: value}

@@ -24,7 +24,7 @@ LOGISTIC_STEPS = 200_000
 
 @dataclass(frozen=True)
 class Setting:
-    """A network, its data and the update; every value may be an axis of a map.
+    """A network, its data and the update; SNR and the update's values may be axes of a map.
 
     learning_rate_share: η as a share of 2/((1−α)λ_1(H_r)), where descent on the retain set alone
     diverges. damping_share: λ as a share of λ_1(H_r). Batches are drawn without replacement,

@@ -4,7 +4,7 @@ from lib import chapter_maps, store
 from lib.chapter_maps import FULL, LIVE, MapTask, Size, results, tasks
 from lib.heat_maps import Setting
 
-TINY = Size(3, 3, 2, 1, 20, 20, 2, 2)
+TINY = Size(3, 3, 2, 2, 1, 20, 20, 2, 2)
 
 
 def test_published_maps_are_as_large_as_the_chapter_says():
