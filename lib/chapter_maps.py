@@ -60,13 +60,18 @@ MULTIPLES = {
 
 @dataclass(frozen=True)
 class MapTask:
-    """One call of `heat_map`."""
+    """One call of `heat_map`, or one per column with networks of its own.
+
+    own_networks: where neither axis changes the networks, `seeds` of them would stand behind the
+    whole map, and one that is at its frontier along a row would be a coin tossed in every column.
+    """
 
     setting: Setting
     x: tuple[str, list[Any]]
     y: tuple[str, list[Any]]
     criterion: Criterion
     seeds: int
+    own_networks: bool = False
 
     @property
     def cost(self) -> float:
@@ -75,18 +80,26 @@ class MapTask:
 
     def parameters(self) -> dict[str, Any]:
         """All that the result depends on but the code, as JSON."""
-        return {**asdict(self), "x": list(self.x), "y": list(self.y)}
+        found = {**asdict(self), "x": list(self.x), "y": list(self.y)}
+        if not self.own_networks:
+            del found["own_networks"]
+        return found
 
     def table(self, device: str | None) -> pd.DataFrame:
         """Compute the map."""
-        return heat_map(
-            self.setting,
-            self.x,
-            self.y,
-            criterion=self.criterion,
-            seeds=range(self.seeds),
-            device=device,
-        )
+        columns = [[value] for value in self.x[1]] if self.own_networks else [self.x[1]]
+        parts = [
+            heat_map(
+                self.setting,
+                (self.x[0], column),
+                self.y,
+                criterion=self.criterion,
+                seeds=range(number * self.seeds, (number + 1) * self.seeds),
+                device=device,
+            )
+            for number, column in enumerate(columns)
+        ]
+        return pd.concat(parts, ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -170,15 +183,18 @@ def _map_axes(size: Size, base: Setting, criterion: Criterion) -> dict[str, MapT
     many_snrs = "snr", np.geomspace(0.05, 5, _at_least(size, len(batch_rows))).round(4).tolist()
     many_mixings = (
         "mixing",
-        np.linspace(0.25, 0.7, _at_least(size, len(batch_rows))).round(4).tolist(),
+        np.geomspace(0.05, 0.8, _at_least(size, len(batch_rows))).round(4).tolist(),
     )
     maps = {
         "mixing": task(calm, snr, mixing),
         "retain_batch": task(brisk, many_snrs, ("retain_batch", batch_rows)),
-        "forget_batch": task(
-            replace(equal, snr=2.0, learning_rate_share=0.8, retain_batch=base.n_retain),
-            ("forget_batch", batch_rows),
-            many_mixings,
+        "forget_batch": replace(
+            task(
+                replace(equal, snr=2.0, learning_rate_share=0.8, retain_batch=base.n_retain),
+                ("forget_batch", batch_rows),
+                many_mixings,
+            ),
+            own_networks=True,
         ),
     }
     for level, ratio in (("low", 0.1), ("middle", 0.5), ("high", 2.0)):

@@ -65,6 +65,15 @@ def test_the_network_of_live_maps_is_the_page_s(folder):
     assert max(task.y[1]) == 6
 
 
+def test_columns_of_the_forget_batch_maps_have_networks_of_their_own():
+    task = tasks(TINY, Setting(filters=3, dim=30, n_retain=6, n_forget=3))["forget_batch"]
+    assert isinstance(task, MapTask)
+    table = task.table(None)
+    assert table["forget_batch"].nunique() == len(task.x[1])
+    assert (table.groupby("seed")["forget_batch"].nunique() == 1).all()
+    assert (table.groupby("forget_batch")["seed"].nunique() == 2).all()
+
+
 def test_an_unknown_scale_is_named():
     with pytest.raises(ValueError, match="scale must be 'stored', 'live' or 'full', got 'large'"):
         results("large")  # type: ignore[arg-type]
