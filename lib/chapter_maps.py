@@ -48,7 +48,7 @@ class Size:
 
 
 FULL = Size(33, 31, 9, 5, 2, 400, 2000, 17, 20)
-LIVE = Size(21, 21, 3, 3, 1, 150, 200, 9, 4)
+LIVE = Size(21, 21, 3, 3, 1, 120, 200, 7, 4)
 DAMPING_SHARE = 0.1
 TRAINING_LOSSES = (0.1, 0.01, 0.001)
 MULTIPLES = {
