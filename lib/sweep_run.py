@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,9 @@ def run(
             state.all_points()
             finished = True
         finally:
-            pool.close(kill=not finished)
+            # What breaks on the way out of an interruption must not stand in its place.
+            with suppress(*(() if finished else (OSError, BrokenExecutor))):
+                pool.close(kill=not finished)
             for _, claim in state.running.values():
                 claim.close()
     return summary
