@@ -133,10 +133,11 @@ class ResistanceTask:
 def tasks(size: Size, base: Setting | None = None) -> dict[str, Task]:
     """Every result of the chapter, by name; `base` holds the network's sizes."""
     base = base or Setting()
-    found: dict[str, Task] = {}
     undamped = Criterion(steps=size.steps, linear_runs=size.linear_runs)
     damped = replace(undamped, steps=size.damped_steps, growth=10.0, asymptotic=True)
-    for name, task in _map_axes(size, base, undamped).items():
+    maps = _map_axes(size, base, undamped)
+    found: dict[str, Task] = {}
+    for name, task in maps.items():
         held = replace(task.setting, damping_share=DAMPING_SHARE)
         # The slowest growth that can be told from none is that of the smallest learning rate.
         slow = 3 if task.x[0] == "learning_rate_share" else 1
@@ -145,15 +146,12 @@ def tasks(size: Size, base: Setting | None = None) -> dict[str, Task]:
         found[f"{name}_damped"] = replace(
             task, setting=held, criterion=patient, seeds=size.damped_seeds
         )
-    batches = found["retain_batch"]
-    assert isinstance(batches, MapTask)
+    batches, mixing = maps["retain_batch"], maps["mixing"]
     found["reshuffled"] = replace(batches, setting=replace(batches.setting, reshuffle=True))
-    mixing = found["mixing"]
-    assert isinstance(mixing, MapTask)
     fewer = replace(mixing, seeds=size.damped_seeds)
     found |= _logistic(fewer) | _multiples(fewer, size)
     found["resistance"] = ResistanceTask(
-        np.geomspace(0.05, 5, 13).round(4).tolist(),
+        _snrs(13)[1],
         size.resistance_seeds,
         Experiment(
             n_retain=base.n_retain,
@@ -169,8 +167,7 @@ def tasks(size: Size, base: Setting | None = None) -> dict[str, Task]:
 
 def _map_axes(size: Size, base: Setting, criterion: Criterion) -> dict[str, MapTask]:
     """The chapter's four kinds of map, undamped; the last at three SNRs."""
-    snr = "snr", np.geomspace(0.05, 5, size.columns).round(4).tolist()
-    mixing = "mixing", np.geomspace(0.005, 0.8, size.rows).round(5).tolist()
+    snr, mixing = _snrs(size.columns), _mixings(size.rows)
     shares = "learning_rate_share", np.linspace(0.1, 1.1, size.columns).round(4).tolist()
     equal = replace(base, n_forget=base.n_retain)
 
@@ -180,14 +177,11 @@ def _map_axes(size: Size, base: Setting, criterion: Criterion) -> dict[str, MapT
     calm = replace(base, learning_rate_share=0.25, retain_batch=base.n_retain // 2)
     brisk = replace(base, mixing=0.02, forget_batch=base.n_forget)
     batch_rows = _batches(size.rows, base.n_retain)
-    many_snrs = "snr", np.geomspace(0.05, 5, _at_least(size, len(batch_rows))).round(4).tolist()
-    many_mixings = (
-        "mixing",
-        np.geomspace(0.05, 0.8, _at_least(size, len(batch_rows))).round(4).tolist(),
-    )
+    many = _at_least(size, len(batch_rows))
+    many_mixings = "mixing", np.geomspace(0.05, 0.8, many).round(4).tolist()
     maps = {
         "mixing": task(calm, snr, mixing),
-        "retain_batch": task(brisk, many_snrs, ("retain_batch", batch_rows)),
+        "retain_batch": task(brisk, _snrs(many), ("retain_batch", batch_rows)),
         "forget_batch": replace(
             task(
                 replace(equal, snr=2.0, learning_rate_share=0.8, retain_batch=base.n_retain),
@@ -201,6 +195,14 @@ def _map_axes(size: Size, base: Setting, criterion: Criterion) -> dict[str, MapT
         third = replace(base, snr=ratio, retain_batch=base.n_retain // 3)
         maps[f"learning_rate_{level}"] = task(third, shares, mixing)
     return maps
+
+
+def _snrs(count: int) -> tuple[str, list[float]]:
+    return "snr", np.geomspace(0.05, 5, count).round(4).tolist()
+
+
+def _mixings(count: int) -> tuple[str, list[float]]:
+    return "mixing", np.geomspace(0.005, 0.8, count).round(5).tolist()
 
 
 def _batches(count: int, largest: int) -> list[int]:
@@ -232,8 +234,8 @@ def _multiples(mixing: MapTask, size: Size) -> dict[str, MapTask]:
     """Coarser mixing maps of other networks, one thing changed at a time."""
     coarse = replace(
         mixing,
-        x=("snr", np.geomspace(0.05, 5, size.multiples).round(4).tolist()),
-        y=("mixing", np.geomspace(0.005, 0.8, size.multiples).round(5).tolist()),
+        x=_snrs(size.multiples),
+        y=_mixings(size.multiples),
     )
     varied: dict[str, dict[str, Any]] = {
         f"{name}_{value:g}": {name: value}

@@ -53,8 +53,12 @@ class MapGrid:
 
     def twin_happened(self, event: Event) -> np.ndarray:
         """The same for the linearised runs on the same batches."""
+        return self.twin_share(event) > 0.5
+
+    def twin_share(self, event: Event) -> np.ndarray:
+        """Share of a cell's linearised runs in which the event happened."""
         name = {"escape": "twin_step", "forget": "twin_forget_step"}[event]
-        return np.isfinite(self.values(name)).mean(axis=2) > 0.5
+        return np.isfinite(self.values(name)).mean(axis=2)
 
     def predicted(self, prediction: str) -> np.ndarray:
         """Whether a prediction is positive in most of a cell's seeds."""
@@ -144,14 +148,13 @@ def missed_cells(grid: MapGrid) -> pd.DataFrame:
     Their place, the median prediction, and the shares of networks and of their twins that escape.
     """
     rows, columns = np.nonzero(grid.predicted("typical") != grid.happened("escape"))
-    twins = np.isfinite(grid.values("twin_step")).mean(axis=2)
     return pd.DataFrame(
         {
             grid.x_name: grid.x[columns],
             grid.y_name: grid.y[rows],
             "typical": grid.median("typical")[rows, columns],
             "networks": grid.share("escape")[rows, columns],
-            "twins": twins[rows, columns],
+            "twins": grid.twin_share("escape")[rows, columns],
         }
     )
 
