@@ -20,13 +20,13 @@ test: .venv/.installed
 
 # Rewrites book/*.ipynb, with outputs, from book/*.md; only pages that changed, or whose lib did.
 pairs: .venv/.installed
-	$(BIN)/python -m lib.pages
+	$(BIN)/python -m lib.book.pages
 
 # Recomputes the stored results that chapters with heavy settings read, from book/results/; what is
 # there and still matches its code is left alone.
 sweep: .venv/.installed
-	$(BIN)/python -m lib.chapter_maps
-	$(BIN)/python -m lib.benign_map
+	$(BIN)/python -m lib.book.heat_maps
+	$(BIN)/python -m lib.book.benign_overfitting
 
 benchmark: .venv/.installed
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= --benchmark-columns=median,iqr,rounds

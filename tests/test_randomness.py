@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lib.data import signal_noise
-from lib.network import gaussian_weights
+from lib.cnn.data import signal_noise
+from lib.cnn.network import gaussian_weights
 from lib.randomness import stream
 
 

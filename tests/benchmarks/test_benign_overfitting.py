@@ -2,7 +2,7 @@
 
 import torch
 
-from lib.benign_overfitting import heat_map
+from lib.experiments.benign_overfitting import error_map
 
 
 def test_every_tenth_row_of_the_published_map(benchmark):
@@ -10,4 +10,4 @@ def test_every_tenth_row_of_the_published_map(benchmark):
     torch.set_num_threads(2)
     norms = [0.1 * k for k in range(100)]
     dims = list(range(145, 1100, 100))
-    benchmark.pedantic(heat_map, args=(norms, dims), rounds=1)
+    benchmark.pedantic(error_map, args=(norms, dims), rounds=1)

@@ -5,9 +5,10 @@ import time
 import pytest
 import torch
 
-from lib.data import gaussian_curvature
-from lib.dynamics import SAMPLINGS, AscentDescent, critical_learning_rate, growth_factor
-from tests.reference import tabled_second_moment
+from lib.stability.algorithm import SAMPLINGS, AscentDescent
+from lib.stability.dynamics import critical_learning_rate, growth_factor
+from lib.stability.families import gaussian_curvature
+from tests.support.dense import tabled_second_moment
 
 
 def instance(q, sampling):

@@ -2,7 +2,7 @@
 
 import joblib
 
-from lib import chapter_maps
+from lib.book import heat_maps as chapter_maps
 
 
 def test_live_chapter(benchmark):

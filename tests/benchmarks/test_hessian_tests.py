@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib.escape import Escape, count_escapes, escapes_allowed
-from lib.hessian_tests import escape_map, sister_setting
+from lib.experiments.escape import Escape, count_escapes, escapes_allowed
+from lib.experiments.hessian_tests import escape_map, sister_setting
 
 BATCHES, GROUPS = range(1, 50), range(1, 51)
 SAMPLED_CELLS = 25

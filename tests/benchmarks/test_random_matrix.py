@@ -2,8 +2,12 @@
 
 import torch
 
-from lib.deterministic_equivalents import ProportionalLimit, limiting_learning_rate
-from lib.random_matrix import critical_mixing, spectral_density, spectrum_edges
+from lib.random_matrix.equivalents import ProportionalLimit, limiting_learning_rate
+from lib.random_matrix.free_difference import (
+    critical_mixing,
+    spectral_density,
+    spectrum_edges,
+)
 
 
 def test_density_at_a_hundred_thousand_points(benchmark):

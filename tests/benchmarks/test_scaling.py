@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from lib.coherence import coherence_matrix
-from lib.curvature import Curvature
-from lib.dynamics import AscentDescent, critical_learning_rate, noise_gain
-from tests.test_memory import peak_rise
+from lib.stability.algorithm import AscentDescent
+from lib.stability.curvature import Curvature
+from lib.stability.data_coherence import coherence_matrix
+from lib.stability.dynamics import critical_learning_rate, noise_gain
+from tests.stability.test_memory import peak_rise
 
 SIZES = (50, 100, 200, 500, 1000)
 

@@ -15,10 +15,10 @@ import papermill
 import psutil
 
 from lib import store
-from lib.sweep_plan import Plan, Space, make_plan
-from lib.sweep_pools import LocalPool
-from lib.sweep_run import run
-from tests.sweeping import write_notebook
+from lib.sweep.points import Plan, Space, make_plan
+from lib.sweep.pools import LocalPool
+from lib.sweep.runner import run
+from tests.support.sweeping import write_notebook
 
 POINTS = int(os.environ.get("SWEEP_POINTS", "40"))
 BLOCK = 10

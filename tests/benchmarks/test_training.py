@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from lib.coefficients import PatchSpan
-from lib.data import signal_noise
-from lib.descent import Descent, chunks
-from lib.network import TwoLayerCNN
-from lib.training import fit, fit_to_interpolation
+from lib.cnn.coefficients import PatchSpan
+from lib.cnn.data import signal_noise
+from lib.cnn.descent import Descent, chunks
+from lib.cnn.network import TwoLayerCNN
+from lib.cnn.training import fit, fit_to_interpolation
 
 SAMPLES, FILTERS, DIM, CELLS, STEPS = 60, 10, 2000, 2000, 1000
 

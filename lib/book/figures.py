@@ -1,0 +1,289 @@
+"""How the book draws: one style and one colour per role, so that figures read alike.
+
+Colours are from the Okabe–Ito palette, told apart under the common forms of colour blindness; every
+role also has a line style or marker of its own, so no figure depends on colour alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import NullLocator
+
+from lib.book import figures as plotting
+from lib.experiments.hessian_tests import EscapeMap
+from lib.experiments.summary import Event, MapGrid, frontier
+
+RETAIN = "#0072B2"
+FORGET = "#D55E00"
+THEORY = "#000000"
+SAMPLE = "#009E73"
+SPARE = "#CC79A7"
+MEAN_ONLY = {"color": "#56B4E9", "linestyle": ":"}
+MEAN_SQUARE = {"color": "#000000", "linestyle": "-"}
+TYPICAL = {"color": "#D55E00", "linestyle": "--"}
+FEW = 8  # cells along an axis that each have their tick
+
+
+def use_book_style() -> None:
+    """Set matplotlib's defaults for the book's figures (call once at the top of a page).
+
+    White figure background, so that the theme's dark mode shows them as light cards; text sizes
+    that stay legible when a 7-inch figure is scaled to a phone's width.
+    """
+    sns.set_theme(style="ticks", context="notebook")
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (7.0, 4.2),
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 110,
+            "savefig.dpi": 110,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+        }
+    )
+
+
+def draw_heat_map(axes: Axes, table: pd.DataFrame, x: str, y: str, value: str) -> QuadMesh:
+    """Draw one column of a tidy table over two others, such as `store.load` gives them.
+
+    A cell is centred on its x and y, on the axes' own scales: set a logarithmic one beforehand.
+    Rows with the same x and y, of several seeds say, are averaged; one NaN among them makes the
+    cell NaN. A cell that is NaN or has no row is left hatched.
+
+    Returns:
+        the coloured mesh, for a colour bar.
+
+    Raises:
+        ValueError: a column that is missing or not numeric, or no rows.
+    """
+    for name in (x, y, value):
+        if name not in table or not pd.api.types.is_numeric_dtype(table[name]):
+            raise ValueError(f"table must have a numeric column {name!r}, got {[*table.columns]}")
+    if table.empty:
+        raise ValueError("table must have at least one row, got none")
+    cells = table.pivot_table(
+        index=y, columns=x, values=value, aggfunc=lambda rows: rows.mean(skipna=False), dropna=False
+    )
+    mesh = axes.pcolormesh(
+        _edges(cells.columns.to_numpy(float), axes.get_xscale() == "log"),
+        _edges(cells.index.to_numpy(float), axes.get_yscale() == "log"),
+        cells.to_numpy(),
+        cmap="cividis",
+    )
+    axes.patch.set(hatch="///", edgecolor="0.7")
+    axes.set(xlabel=x, ylabel=y)
+    for axis, centres in ((axes.xaxis, cells.columns), (axes.yaxis, cells.index)):
+        if len(centres) <= FEW:
+            axis.set_ticks(list(centres), [f"{centre:g}" for centre in centres])
+            axis.set_minor_locator(NullLocator())
+    return mesh
+
+
+def _edges(centres: np.ndarray, logarithmic: bool) -> np.ndarray:
+    """Half-way points between sorted centres, and as far beyond the outer ones."""
+    points = np.log(centres) if logarithmic else centres
+    if len(points) == 1:
+        edges = points[0] + np.array([-0.5, 0.5])
+    else:
+        inner = (points[1:] + points[:-1]) / 2
+        edges = np.concatenate([[2 * points[0] - inner[0]], inner, [2 * points[-1] - inner[-1]]])
+    return np.exp(edges) if logarithmic else edges
+
+
+# Stops short of black, on which the black frontier would be lost.
+SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#9a9a9a"])
+FRONTIERS = (
+    ("mean", "mean only", plotting.MEAN_ONLY),
+    ("mean_square", "mean-square", plotting.MEAN_SQUARE),
+    ("typical", "typical", plotting.TYPICAL),
+)
+
+
+def draw_escape_map(
+    axes: Axes, result: EscapeMap, labels: tuple[str, str], places: dict[str, tuple[float, float]]
+) -> ScalarMappable:
+    """Share of runs that escaped, cell by cell, and the three frontiers with their names on them.
+
+    A small cross marks a cell whose majority is not what the sign of γ predicts. A frontier that
+    does not cross the map is not drawn.
+
+    Args:
+        axes: where to draw.
+        result: from `lib.experiments.escape_map`.
+        labels: of the two axes.
+        places: by name of a frontier, the point (x, y) near which its label is to stand.
+
+    Returns:
+        the coloured mesh, for a colour bar.
+    """
+    share = result.escaped / result.criterion.runs
+    mesh = axes.pcolormesh(result.x, result.y, share, cmap=SHARES, vmin=0, vmax=1)
+    for name, text, style in FRONTIERS:
+        _draw_frontier(axes, result, name, text, style, places.get(name))
+    rows, columns = np.nonzero(result.majority != (result.typical > 0))
+    axes.plot(result.x[columns], result.y[rows], "x", color="black", markersize=4)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    return mesh
+
+
+def _draw_frontier(
+    axes: Axes,
+    result: EscapeMap,
+    name: str,
+    text: str,
+    style: dict[str, str],
+    place: tuple[float, float] | None,
+) -> None:
+    # Only the sign change is drawn; −∞ and far values would bend the line between two cells.
+    exponents = np.clip(getattr(result, name), -0.05, 0.05)
+    if exponents.min() > 0 or exponents.max() <= 0:
+        return
+    lines = axes.contour(
+        result.x,
+        result.y,
+        exponents,
+        levels=[0.0],
+        colors=style["color"],
+        linestyles=style["linestyle"],
+        linewidths=2,
+    )
+    names = axes.clabel(
+        lines, fmt=text, fontsize=10, colors="black", manual=False if place is None else [place]
+    )
+    for name_on_line in names:
+        name_on_line.set_path_effects([withStroke(linewidth=3, foreground="white")])
+
+
+LABELS = {
+    "snr": "signal-to-noise ratio ‖μ‖/√E‖ξ‖²",
+    "mixing": "mixing α",
+    "retain_batch": "retain batch $B_r$ (samples)",
+    "forget_batch": "forget batch $B_f$ (samples)",
+    "learning_rate_share": "learning rate (1 = retain edge)",
+}
+FORGET_FRONTIER = ("typical_forget", "linearised runs", plotting.TYPICAL)
+
+
+def draw_step_map(
+    axes: Axes, grid: MapGrid, *, horizon: int, event: Event = "escape"
+) -> ScalarMappable:
+    """Median steps to an event, cell by cell, with the frontiers that predict it, named on them.
+
+    Hatched: not within the horizon in most of the cell's networks. A small cross marks a cell whose
+    majority is not what the typical prediction says.
+
+    Args:
+        axes: where to draw.
+        grid: from a `lib.experiments.heat_map` table.
+        horizon: the criterion's steps, where the colours end.
+        event: "escape" or "forget".
+
+    Returns:
+        the coloured mesh, for a colour bar of steps.
+    """
+    steps = grid.median(f"{event}_step")
+    x, y = (axis.flatten() for axis in np.meshgrid(grid.x, grid.y))
+    _logarithmic(axes, grid)
+    finite = np.where(np.isfinite(steps), steps, np.nan).flatten()
+    cells = pd.DataFrame({grid.x_name: x, grid.y_name: y, "steps": finite}).astype(float)
+    mesh = plotting.draw_heat_map(axes, cells, grid.x_name, grid.y_name, "steps")
+    mesh.set_norm(LogNorm(1, horizon))
+    frontiers = FRONTIERS if event == "escape" else (FORGET_FRONTIER,)
+    places = (0.5, 10), (0.15, -16), (0.9, 10)  # along the line, and points above it
+    for (name, text, style), place in zip(frontiers, places, strict=False):
+        draw_share_frontier(axes, grid, grid.predicted_share(name), text, style, place)
+    rows, columns = np.nonzero(grid.happened(event) != grid.predicted(frontiers[-1][0]))
+    axes.plot(grid.x[columns], grid.y[rows], "x", color="white", markersize=5, markeredgewidth=2.5)
+    axes.plot(grid.x[columns], grid.y[rows], "x", color="black", markersize=4)
+    axes.set(xlabel=LABELS[grid.x_name], ylabel=LABELS[grid.y_name])
+    return mesh
+
+
+def draw_share_frontier(
+    axes: Axes,
+    grid: MapGrid,
+    share: np.ndarray,
+    text: str,
+    style: dict[str, str],
+    place: tuple[float, float],
+) -> None:
+    """The line where a share of the seeds, (rows, columns), crosses ½, with its name on it.
+
+    The name stands at `place`: a fraction of the way along the line, and points above it. Nothing
+    is drawn where the share does not cross.
+    """
+    if not ((share > 0.5).any() and (share <= 0.5).any()):
+        return
+    halo = axes.contour(grid.x, grid.y, share, levels=[0.5], colors="white", linewidths=4)
+    halo.set_alpha(0.7)
+    axes.contour(
+        grid.x,
+        grid.y,
+        share,
+        levels=[0.5],
+        colors=style["color"],
+        linestyles=style["linestyle"],
+        linewidths=2.2,
+    )
+    heights = frontier(grid, share)
+    crossed = np.nonzero(~np.isnan(heights))[0]
+    if len(crossed) == 0:
+        return
+    column = crossed[min(int(place[0] * len(crossed)), len(crossed) - 1)]
+    name = axes.annotate(
+        text,
+        (grid.x[column], heights[column]),
+        xytext=(0, place[1]),
+        textcoords="offset points",
+        ha="center",
+        fontsize=10,
+    )
+    name.set_path_effects([withStroke(linewidth=3, foreground="white")])
+
+
+def draw_value_map(
+    axes: Axes, grid: MapGrid, column: str, limits: tuple[float, float]
+) -> ScalarMappable:
+    """Median of a column over those networks of a cell where it is a number; hatched: none is."""
+    values = grid.table.groupby([grid.x_name, grid.y_name])[column].median().reset_index()
+    _logarithmic(axes, grid)
+    mesh = plotting.draw_heat_map(axes, values, grid.x_name, grid.y_name, column)
+    mesh.set_clim(*limits)
+    axes.set(xlabel=LABELS[grid.x_name], ylabel=LABELS[grid.y_name])
+    return mesh
+
+
+def draw_measured_frontier(
+    axes: Axes,
+    grid: MapGrid,
+    label: str | None,
+    style: dict[str, Any],
+    *,
+    prediction: str | None = None,
+) -> None:
+    """Where half of a cell's networks escape, or of a prediction's, as y over x."""
+    share = grid.share("escape") if prediction is None else grid.predicted_share(prediction)
+    axes.plot(grid.x, frontier(grid, share), label=label, **style)
+    _logarithmic(axes, grid)
+    axes.set(xlabel=LABELS[grid.x_name], ylabel=LABELS[grid.y_name])
+
+
+def _logarithmic(axes: Axes, grid: MapGrid) -> None:
+    """Logarithmic axes where the values span more than a decade and are no counts."""
+    for scale, values in ((axes.set_xscale, grid.x), (axes.set_yscale, grid.y)):
+        if values[-1] > 20 * values[0] and not float(values[0]).is_integer():
+            scale("log")

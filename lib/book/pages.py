@@ -1,0 +1,131 @@
+"""The book's pages as files: their pairs, what they depend on, and the address they install from.
+
+As a Sphinx extension (`_config.yml`) it makes the build see `lib/`: a page is read again, and
+executed again, when a module it imports has changed. As a command, `python -m lib.book.pages`,
+it writes each page's paired notebook with outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbclient
+import nbformat
+from sphinx.application import Sphinx
+
+from lib.store import code as code_version
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "book"
+KERNELSPEC = re.compile(r"\A---\n.*?^kernelspec:\n", re.S | re.M)
+INSTALL = re.compile(r"(?<=%pip install --quiet git\+)\S+")
+
+
+def repository_url() -> str:
+    """The project's address, from its one place: `[project.urls]` of pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+
+def executable_pages() -> list[Path]:
+    """The Markdown files of `book/` that have code to run, in name order."""
+    return [page for page in sorted(BOOK.glob("*.md")) if KERNELSPEC.match(page.read_text())]
+
+
+def dependencies(page: Path) -> list[Path]:
+    """Files of `lib/` that a page's cells import, directly or through one another."""
+    return code_version.modules_behind([code_version.python_code(page)], ROOT)
+
+
+def stored_results(page: Path) -> list[Path]:
+    """Files below `book/results/` that a page reads: their path there starts with its name."""
+    folder = page.parent / "results"
+    found = (path for path in sorted(folder.rglob("*.*")) if path.suffix in (".csv", ".json"))
+    return [path for path in found if path.relative_to(folder).parts[0].startswith(page.stem)]
+
+
+def fingerprint(page: Path) -> str:
+    """Hash of everything beside the page's own cells that its outputs depend on.
+
+    The modules of `lib/` that it imports, the stored results that it reads, and the pinned versions
+    of all libraries.
+    """
+    digest = hashlib.sha256()
+    for path in [*dependencies(page), *stored_results(page), ROOT / "constraints.txt"]:
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def pair(page: Path) -> Path:
+    """The notebook beside a page."""
+    return page.with_suffix(".ipynb")
+
+
+def write_pair(page: Path) -> bool:
+    """Execute a page and write its notebook, unless cells and fingerprint are those already there.
+
+    Also puts the project's address into the page's install cell. Returns whether it executed.
+    """
+    text = INSTALL.sub(repository_url(), page.read_text())
+    if text != page.read_text():
+        page.write_text(text)
+    notebook = jupytext.read(page)
+    notebook.metadata["fingerprint"] = fingerprint(page)
+    target = pair(page)
+    if target.exists():
+        stored = nbformat.read(target, as_version=4)
+        same = [(c.cell_type, c.source, c.metadata) for c in stored.cells] == [
+            (c.cell_type, c.source, c.metadata) for c in notebook.cells
+        ]
+        if same and stored.metadata.get("fingerprint") == notebook.metadata["fingerprint"]:
+            return False
+    resources = {"metadata": {"path": BOOK}}
+    nbclient.NotebookClient(notebook, timeout=None, resources=resources).execute()
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        cell.metadata.pop("execution", None)
+    notebook.metadata.pop("language_info", None)
+    target.write_text(nbformat.writes(notebook) + "\n")
+    return True
+
+
+def main() -> None:
+    """Write the pairs of all pages, saying what was done."""
+    for page in executable_pages():
+        done = "executed" if write_pair(page) else "unchanged"
+        print(f"{page.relative_to(ROOT)}: {done}", flush=True)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Sphinx's entry point."""
+    app.connect("config-inited", _set_address)
+    app.connect("source-read", _note_dependencies)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _set_address(app: Sphinx, config: Any) -> None:
+    config.html_theme_options["repository_url"] = repository_url()
+
+
+def _note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Make the page depend on its modules and stored results, for Sphinx and the execution cache.
+
+    Sphinx reads a page again when a noted file is newer. The cache compares code cells and the
+    kernel's metadata only, so the fingerprint rides there.
+    """
+    page = Path(app.env.doc2path(docname))
+    if page not in executable_pages():
+        return
+    for path in [*dependencies(page), *stored_results(page), ROOT / "constraints.txt"]:
+        app.env.note_dependency(str(path))
+    head = KERNELSPEC.match(source[0])
+    assert head is not None
+    source[0] = f"{head[0]}  fingerprint: {fingerprint(page)}\n{source[0][head.end() :]}"
+
+
+if __name__ == "__main__":
+    main()

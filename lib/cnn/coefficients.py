@@ -1,0 +1,167 @@
+r"""The two-layer ReLU CNN, trained through the inner products of its patches.
+
+Every gradient of f(x) = s Σ_jr j Σ_p relu⟨w_jr, x⁽ᵖ⁾⟩ (j = ±1, s the output scale) is a combination
+of the patches, so w_jr(t) = w_jr(0) + Σ_a C_jra z_a over the *distinct* patches z_a: +μ, −μ and the
+noise patches ξ_1 … ξ_n (a positive multiple |c|·μ gives the same ReLU pattern as μ). Gradient and
+Gauss–Newton steps thus need the patches' Gram matrix and ⟨w_jr(0), z_a⟩, never the dimension d.
+This is the decomposition of Cao et al. (NeurIPS 2022), used as an algorithm.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib.cnn.data import SignalNoise
+from lib.cnn.network import gaussian_weights
+
+
+@dataclass(frozen=True)
+class PatchSpan:
+    """A batch of b networks with n samples each, reduced to inner products of p = n + 2 patches.
+
+    gram (b, p, p): ⟨z_a, z_b⟩, z = (+μ, −μ, ξ_1 … ξ_n);  start (b, 2, m, p): ⟨w_jr(0), z_a⟩;
+    strength (b, 2, n): how much of +μ and of −μ the first patch of each sample holds, ≥ 0;
+    labels (b, n);  output_scale s, 1/m for the mean over filters.
+    """
+
+    gram: Tensor
+    start: Tensor
+    strength: Tensor
+    labels: Tensor
+    output_scale: float
+
+    @classmethod
+    def from_datasets(
+        cls, datasets: Sequence[SignalNoise], filters: int, init_scale: float, seed: int
+    ) -> "PatchSpan":
+        """One entry per data set; entry k starts from N(0, init_scale²) weights of seed + k."""
+        parts = []
+        for offset, data in enumerate(datasets):
+            strengths = _checked_strengths(data)
+            weights = gaussian_weights(filters, data.dim, init_scale, seed + offset).to(strengths)
+            strength = torch.stack([strengths, -strengths]).clamp(min=0)
+            start = _patch_products(data, weights.flatten(0, 1)).view(2, filters, -1)
+            gram = _patch_products(data, data.patches[:, 1])
+            parts.append((_with_signal_rows(gram, data.signal), start, strength, data.labels))
+        gram, start, strengths, labels = map(torch.stack, zip(*parts, strict=True))
+        return cls(gram, start, strengths, labels, 1.0 / filters)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, entries: slice | Tensor) -> "PatchSpan":
+        """The chosen entries of the batch, as a batch."""
+        return self._map(lambda tensor: tensor[entries])
+
+    def to(self, device: torch.device | str | None) -> "PatchSpan":
+        """The same batch on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "PatchSpan":
+        gram, start, strength, labels = map(
+            change, (self.gram, self.start, self.strength, self.labels)
+        )
+        return PatchSpan(gram, start, strength, labels, self.output_scale)
+
+
+class CoefficientState:
+    """Networks w(0) + Σ_a C_a z_a of a `PatchSpan`, moved in place; C (b, 2, m, p) begins at 0.
+
+    `outputs` must be called after every move: it refreshes the preactivations and the ReLU pattern
+    that `descend` and `gradient_gram` use.
+    """
+
+    def __init__(self, span: PatchSpan, coefficients: Tensor | None = None):
+        self.span = span
+        self.start = span.start
+        shape = span.start.shape
+        given = torch.zeros_like(span.start) if coefficients is None else coefficients.clone()
+        self.coefficients = given.contiguous()
+        self.preactivations = torch.empty_like(self.coefficients)
+        self.active = torch.empty_like(self.coefficients)
+        signs = torch.ones(shape[1], shape[2]).to(span.start)
+        signs[1] = -1
+        self._readout = (span.output_scale * signs).reshape(1, 1, -1).expand(shape[0], 1, -1)
+
+    def select(self, keep: Tensor) -> None:
+        """Go on with some of the entries (b,) bool only."""
+        self.span = self.span[keep]
+        for name in ("start", "coefficients", "preactivations", "active", "_readout"):
+            setattr(self, name, getattr(self, name)[keep])
+
+    def outputs(self) -> Tensor:
+        """f (b, n) at the present coefficients; one product with the Gram matrix."""
+        flat = (self.coefficients.shape[0], -1, self.coefficients.shape[-1])
+        responses = self.active.view(flat)
+        values = self.preactivations.view(flat)
+        torch.baddbmm(
+            self.start.reshape(flat), self.coefficients.view(flat), self.span.gram, out=values
+        )
+        torch.clamp(values, min=0, out=responses)
+        per_patch = torch.bmm(self._readout, responses)
+        torch.gt(self.preactivations, 0, out=self.active)
+        signal, noise = per_patch[..., :2], per_patch[..., 2:]
+        return torch.baddbmm(noise, signal, self.span.strength)[:, 0]
+
+    def descend(self, steps: Tensor) -> None:
+        """Move every weight by −Σ_i steps_i ∇f_i, steps (b, n), in the last `outputs`' pattern."""
+        per_patch = self._to_patches(steps)
+        signed = torch.stack([-per_patch, per_patch], dim=1)[:, :, None]
+        self.coefficients.addcmul_(self.active, signed, value=self.span.output_scale)
+
+    def gradient_gram(self) -> Tensor:
+        """⟨∇f_i, ∇f_j⟩ (b, n, n) over all weights, in the last `outputs`' pattern."""
+        pattern = self.active.flatten(1, 2)
+        shared = self.span.output_scale**2 * self.span.gram * (pattern.mT @ pattern)
+        strength = self.span.strength
+        cross = strength.mT @ shared[:, :2, 2:]
+        signal = strength.mT @ shared[:, :2, :2] @ strength
+        return shared[:, 2:, 2:] + cross + cross.mT + signal
+
+    def gradient_products(self, overlaps: Tensor) -> Tensor:
+        """⟨∇f_i, v⟩ (b, n) from ⟨v_jr, z_a⟩ (b, 2, m, p), in the last `outputs`' pattern."""
+        responses = (self.active * overlaps).flatten(1, 2)
+        per_patch = torch.bmm(self._readout, responses)
+        return (per_patch[..., 2:] + per_patch[..., :2] @ self.span.strength)[:, 0]
+
+    def _to_patches(self, per_sample: Tensor) -> Tensor:
+        """Σ_i per_sample_i × (how much of patch a sample i holds), (b, p)."""
+        signal = torch.bmm(self.span.strength, per_sample[..., None])[..., 0]
+        return torch.cat([signal, per_sample], dim=1)
+
+
+def distinct_patches(data: SignalNoise) -> Tensor:
+    """The patches z = (+μ, −μ, ξ_1 … ξ_n) as rows, (n + 2, d).
+
+    Raises ValueError where a first patch is not a multiple of the signal.
+    """
+    _checked_strengths(data)
+    return torch.cat([torch.stack([data.signal, -data.signal]), data.patches[:, 1]])
+
+
+def _patch_products(data: SignalNoise, vectors: Tensor) -> Tensor:
+    """⟨v, z_a⟩ (k, n + 2) of vectors (k, d) with the distinct patches, without copying those."""
+    along = (vectors @ data.signal)[:, None]
+    return torch.cat([along, -along, vectors @ data.patches[:, 1].T], dim=1)
+
+
+def _with_signal_rows(noise_products: Tensor, signal: Tensor) -> Tensor:
+    """The Gram matrix (p, p) from its last n rows."""
+    square = signal @ signal
+    corner = torch.stack([torch.stack([square, -square]), torch.stack([-square, square])])
+    above = torch.cat([corner, noise_products[:, :2].T], dim=1)
+    return torch.cat([above, noise_products])
+
+
+def _checked_strengths(data: SignalNoise) -> Tensor:
+    """`data.strengths`, and a ValueError where a first patch is not a multiple of the signal."""
+    first, strengths = data.patches[:, 0], data.strengths
+    residual = torch.addr(first, strengths, data.signal, alpha=-1).abs_().max()
+    if residual > 1e3 * torch.finfo(first.dtype).eps * data.signal.norm():
+        raise ValueError(
+            "datasets must have first patches that are multiples of their signal, got one that is "
+            f"off by {float(residual):.1e}"
+        )
+    return strengths

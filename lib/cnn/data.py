@@ -1,0 +1,114 @@
+"""Data sets of the experiments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lib.randomness import stream
+
+
+@dataclass(frozen=True)
+class SignalNoise:
+    """Samples x_i = [c_i μ, ξ_i] of two patches, with labels in ±1.
+
+    patches (n, 2, d), labels (n,), signal μ (d,). The sign of c_i is the class before label noise.
+    """
+
+    patches: Tensor
+    labels: Tensor
+    signal: Tensor
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples n."""
+        return self.patches.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of a patch."""
+        return self.patches.shape[2]
+
+    @property
+    def strengths(self) -> Tensor:
+        """The multiples c_i of the signal in the first patches, (n,); ±1 if one SNR serves all."""
+        return self.patches[:, 0] @ self.signal / (self.signal @ self.signal)
+
+    @property
+    def flipped(self) -> Tensor:
+        """Which labels disagree with the sign of the signal, (n,) bool."""
+        return torch.sign(self.strengths) != self.labels
+
+    def subset(self, keep: Tensor) -> SignalNoise:
+        """The samples selected by a mask (n,) or by indices, in order, with the same signal."""
+        return replace(self, patches=self.patches[keep], labels=self.labels[keep])
+
+    def to(
+        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> SignalNoise:
+        """The same data in another dtype or on another device."""
+        patches, labels, signal = (
+            t.to(device, dtype) for t in (self.patches, self.labels, self.signal)
+        )
+        return SignalNoise(patches, labels, signal)
+
+
+def signal_noise(
+    n_samples: int,
+    dim: int,
+    snr: float | Sequence[float] | Tensor,
+    *,
+    energy: float = 1.0,
+    flip: float = 0.0,
+    seed: int = 0,
+) -> SignalNoise:
+    r"""x = [y·μ, ξ], ξ ~ N(0, σ²(I − μμᵀ/‖μ‖²)), at fixed energy ‖μ‖² + E‖ξ‖² (the CNN chapter).
+
+    SNR is ‖μ‖/√E‖ξ‖², so ‖μ‖² = energy·snr²/(1 + snr²); since E‖ξ‖² = σ²(d−1), it differs from
+    ‖μ‖/(σ√d) by a factor √(1 − 1/d). Labels are uniform on ±1 and then flipped with probability
+    `flip`; the patch keeps the sign it had. μ points in a uniformly random direction.
+
+    `snr` may be a sequence of length n: sample i then holds its own signal and noise norms, each at
+    the same energy, and `.signal` has the root-mean-square norm of the signals. One seed draws the
+    same directions, labels and flips at every SNR, so that cells of a sweep are paired.
+    """
+    ratios = _check(n_samples, dim, snr, energy, flip)
+    generator = stream("signal-noise data", seed)
+    direction = torch.randn(dim, generator=generator, dtype=torch.float64)
+    direction /= direction.norm()
+    classes = 2.0 * torch.randint(2, (n_samples,), generator=generator).double() - 1.0
+    flips = torch.rand(n_samples, generator=generator, dtype=torch.float64) < flip
+    noise = torch.randn(n_samples, dim, generator=generator, dtype=torch.float64)
+    noise -= torch.outer(noise @ direction, direction)
+
+    signal_norms = (energy * ratios**2 / (1 + ratios**2)).sqrt()
+    noise *= (energy / ((1 + ratios**2) * (dim - 1))).sqrt()[:, None]
+    signal = signal_norms.square().mean().sqrt() * direction
+    patches = torch.stack([torch.outer(classes * signal_norms, direction), noise], dim=1)
+    return SignalNoise(patches, torch.where(flips, -classes, classes), signal)
+
+
+def _check(
+    n_samples: int, dim: int, snr: float | Sequence[float] | Tensor, energy: float, flip: float
+) -> Tensor:
+    """The signal-to-noise ratio of every sample, (n,), after every argument was found in range."""
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be an integer >= 1, got {n_samples}")
+    if dim < 2:
+        raise ValueError(f"dim must be an integer >= 2, got {dim}")
+    if not (math.isfinite(energy) and energy > 0):
+        raise ValueError(f"energy must be a finite number > 0, got {energy}")
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip must be a probability in [0, 1], got {flip}")
+    ratios = torch.as_tensor(snr, dtype=torch.float64)
+    if ratios.ndim > 1 or (ratios.ndim == 1 and len(ratios) != n_samples):
+        raise ValueError(
+            f"snr must be a number or a sequence of {n_samples}, got shape {(*ratios.shape,)}"
+        )
+    if not bool((torch.isfinite(ratios) & (ratios > 0)).all()):
+        raise ValueError(f"snr must be finite and > 0, got {snr}")
+    return ratios.expand(n_samples)

@@ -1,0 +1,141 @@
+"""Full-batch and mini-batch descent of a whole batch of coefficient states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib.cnn.coefficients import CoefficientState, PatchSpan
+from lib.randomness import stream
+from lib.stability.losses import scalar_loss
+from lib.stability.sampling import draw_counts
+
+# Entries trained together on a CPU, so that their working set stays in the cache; measured at
+# n = 60, m = 10: 64 to 128 beat 32 by a third, 256 by half and 512 by more. A GPU takes all.
+CPU_CHUNK = 96
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Descent on the mean loss of a span, up to `steps` steps or to `tolerance`."""
+
+    loss: str
+    steps: int
+    tolerance: float
+    batch_size: int
+    seed: int
+
+    def run(self, span: PatchSpan, rates: Tensor, part: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients, final mean losses and steps taken, for one chunk of entries."""
+        value, slope, _ = scalar_loss(self.loss)
+        generator = stream("mini-batches", self.seed, part)
+        state, labels = CoefficientState(span), span.labels
+        running = torch.ones_like(labels[:, 0], dtype=torch.bool)
+        taken = torch.zeros_like(running, dtype=torch.long)
+        for _ in range(self.steps):
+            outputs = state.outputs()
+            if self.tolerance > 0:
+                running = ~(value(outputs, labels).mean(1) <= self.tolerance)
+                if not bool(running.any()):
+                    break
+            weights = (rates * running)[:, None] * self._sample_weights(labels, generator)
+            state.descend(weights * slope(outputs, labels))
+            taken += running
+        return state.coefficients, value(state.outputs(), labels).mean(1), taken
+
+    def _sample_weights(self, labels: Tensor, generator: torch.Generator) -> Tensor | float:
+        if self.batch_size == labels.shape[1]:
+            return 1.0 / self.batch_size
+        everyone = torch.ones_like(labels, dtype=torch.bool)
+        sizes = torch.full((len(labels),), self.batch_size, device=labels.device)
+        counts = draw_counts(everyone, sizes, "without_replacement", generator)
+        return counts.to(labels) / self.batch_size
+
+
+def chunks(span: PatchSpan) -> Iterator[slice]:
+    """Slices of the batch that fit the processor's cache; the whole batch on a GPU."""
+    size = CPU_CHUNK if span.labels.device.type == "cpu" else len(span)
+    return (slice(start, start + size) for start in range(0, len(span), size))
+
+
+def per_entry(name: str, values: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    """One finite number > 0 for each of the b entries of `like` (b, n), from one or b of them."""
+    numbers = torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    if numbers.ndim > 1 or (numbers.ndim == 1 and len(numbers) != len(like)):
+        raise ValueError(
+            f"{name} must be one number or one for each of the {len(like)} entries, "
+            f"got shape {(*numbers.shape,)}"
+        )
+    if not bool((torch.isfinite(numbers) & (numbers > 0)).all()):
+        raise ValueError(f"{name} must be finite and > 0, got {values}")
+    return numbers.expand(len(like))
+
+
+# Descent settles the ReLU patterns before Gauss–Newton solves for the rest; more steps change the
+# weights by less than 1 % of the distance travelled. The rate matters more, as in any descent: from
+# a half to a twentieth of n/‖K‖_∞ the end moves by 5–25 % of that distance (SNR 0.1 to 5, n = 16).
+DESCENT_STEPS = 400
+RATE_FRACTION = 0.5
+NEWTON_STEPS = 200
+
+
+def interpolate(span: PatchSpan, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficients, mean losses ½(f−y)² and steps taken, (b, …), at loss ≤ tolerance or stalled."""
+    state = CoefficientState(span)
+    taken = _descend(state, tolerance)
+    losses, newton_steps = _newton(state, tolerance)
+    return state.coefficients, losses, taken + newton_steps
+
+
+def _descend(state: CoefficientState, tolerance: float) -> Tensor:
+    """Full-batch descent at a fraction of the rate n/‖K‖_∞ ≤ n/λ_max(K), K = ⟨∇f_i, ∇f_j⟩."""
+    taken = torch.zeros_like(state.span.labels[:, 0], dtype=torch.long)
+    for step in range(DESCENT_STEPS):
+        residual = state.outputs() - state.span.labels
+        running = ~(_mean_loss(residual) <= tolerance)
+        if not bool(running.any()):
+            break
+        if step % 4 == 0:
+            rates = RATE_FRACTION / state.gradient_gram().abs().sum(2).amax(1)
+        state.descend(residual * (rates * running)[:, None])
+        taken += running
+    return taken
+
+
+def _newton(state: CoefficientState, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Levenberg–Marquardt: step −∇fᵀ(K + κI)⁻¹(f − y), κ falling with success, rising without."""
+    labels = state.span.labels
+    residual = state.outputs() - labels
+    losses, taken = _mean_loss(residual), torch.zeros_like(labels[:, 0], dtype=torch.long)
+    damping = torch.full_like(losses, 1e-3)
+    floor = torch.finfo(labels.dtype).eps
+    for _ in range(NEWTON_STEPS):
+        running = ~(losses <= tolerance)
+        if not bool(running.any()):
+            break
+        gram, before = state.gradient_gram(), state.coefficients.clone()
+        solution = _solve_damped(gram, residual, damping)
+        state.descend(solution * running[:, None])
+        trial = state.outputs() - labels
+        better = _mean_loss(trial) < losses
+        kept = better | ~running
+        state.coefficients.copy_(torch.where(kept[:, None, None, None], state.coefficients, before))
+        damping = torch.where(better, (damping * 0.1).clamp(min=floor), damping * 10)
+        taken += running & better
+        residual = state.outputs() - labels
+        losses = _mean_loss(residual)
+    return losses, taken
+
+
+def _solve_damped(gram: Tensor, residual: Tensor, damping: Tensor) -> Tensor:
+    """(K + κ·mean diag(K)·I)⁻¹ residual, (b, n)."""
+    scale = gram.diagonal(dim1=1, dim2=2).mean(1) * damping
+    damped = gram + torch.diag_embed(scale[:, None].expand(residual.shape))
+    return torch.linalg.solve(damped, residual[..., None])[..., 0]
+
+
+def _mean_loss(residual: Tensor) -> Tensor:
+    return 0.5 * residual.square().mean(1)

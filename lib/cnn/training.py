@@ -1,0 +1,212 @@
+"""Training to the optimum, where the linear theory starts.
+
+`fit` and `fit_to_interpolation` train many signal-plus-noise CNNs exactly, as one batch, on their
+coefficients; `interpolate` trains any module.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib.cnn import descent as gauss_newton
+from lib.cnn.coefficients import CoefficientState, PatchSpan, distinct_patches
+from lib.cnn.data import SignalNoise
+from lib.cnn.descent import Descent, chunks, per_entry
+from lib.cnn.network import gaussian_weights
+from lib.stability.losses import scalar_loss
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Trained networks, one batch entry per data set (b entries, m filters per class, n samples).
+
+    coefficients (b, 2, m, n + 2) of the patches (+μ, −μ, ξ_1 … ξ_n); losses (b,) mean over samples
+    at the end; steps (b,) taken. Entry k started from N(0, init_scale²) weights of seed starts[k].
+    """
+
+    datasets: tuple[SignalNoise, ...]
+    span: PatchSpan
+    coefficients: Tensor
+    losses: Tensor
+    steps: Tensor
+    loss: str
+    init_scale: float
+    starts: tuple[int, ...]
+
+    def __getitem__(self, entries: Tensor) -> Fit:
+        """The entries (k,) of the batch, as a batch; the same one may stand in it many times."""
+        chosen = entries.tolist()
+        return Fit(
+            tuple(self.datasets[k] for k in chosen),
+            self.span[entries],
+            self.coefficients[entries],
+            self.losses[entries],
+            self.steps[entries],
+            self.loss,
+            self.init_scale,
+            tuple(self.starts[k] for k in chosen),
+        )
+
+    @property
+    def signal_coefficients(self) -> Tensor:
+        """γ (b, 2, m) in w_jr = w_jr(0) + j γ_jr μ/‖μ‖² + Σ_i ρ_jri ξ_i/‖ξ_i‖²."""
+        signs = torch.tensor([1.0, -1.0]).to(self.coefficients)[:, None]
+        along = self.coefficients[..., 0] - self.coefficients[..., 1]
+        return signs * along * self.span.gram[:, 0, 0][:, None, None]
+
+    @property
+    def noise_coefficients(self) -> Tensor:
+        """ρ (b, 2, m, n): how far each filter has memorised each sample's noise patch."""
+        squared_norms = self.span.gram.diagonal(dim1=1, dim2=2)[:, None, None, 2:]
+        return self.coefficients[..., 2:] * squared_norms
+
+    def initial_weights(self) -> Tensor:
+        """w(0) (b, 2, m, d), drawn again from the seed; ValueError unless all d agree."""
+        return self.stack(self.initial_weights_of)
+
+    def weights(self) -> Tensor:
+        """The trained w (b, 2, m, d); ValueError unless all d agree."""
+        return self.stack(self.weights_of)
+
+    def initial_weights_of(self, entry: int) -> Tensor:
+        """w(0) of one entry, (2, m, d)."""
+        filters, dim = self.coefficients.shape[2], self.datasets[entry].dim
+        drawn = gaussian_weights(filters, dim, self.init_scale, self.starts[entry])
+        return drawn.to(self.coefficients)
+
+    def weights_of(self, entry: int) -> Tensor:
+        """The trained w of one entry, (2, m, d)."""
+        patches = distinct_patches(self.datasets[entry]).to(self.coefficients)
+        return self.initial_weights_of(entry) + self.coefficients[entry] @ patches
+
+    def stack(self, weights_of: Callable[[int], Tensor]) -> Tensor:
+        """`weights_of` every entry, (b, 2, m, d); ValueError unless all d agree."""
+        dims = sorted({data.dim for data in self.datasets})
+        if len(dims) > 1:
+            raise ValueError(f"datasets must share one dim to stack their weights, got {dims}")
+        return torch.stack([weights_of(entry) for entry in range(len(self.datasets))])
+
+    def outputs(self) -> Tensor:
+        """f on the training samples, (b, n)."""
+        return CoefficientState(self.span, self.coefficients).outputs()
+
+    def curvature_gram(self) -> Tensor:
+        """√(ℓ''_i ℓ''_j) ⟨∇f_i, ∇f_j⟩ (b, n, n), ready for `Curvature.from_gram`."""
+        state = CoefficientState(self.span, self.coefficients)
+        root = scalar_loss(self.loss).curvature(state.outputs(), self.span.labels).sqrt()
+        return root[:, :, None] * state.gradient_gram() * root[:, None, :]
+
+
+def fit(
+    datasets: Sequence[SignalNoise],
+    *,
+    filters: int,
+    learning_rate: float | Sequence[float] | Tensor,
+    steps: int,
+    init_scale: float,
+    loss: str = "squared",
+    tolerance: float = 0.0,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Fit:
+    """Gradient descent on the mean loss, ½(f−y)² or log(1+e^{−yf}), one entry per data set.
+
+    Runs `steps` steps (full batch, or `batch_size` samples drawn without replacement at each step)
+    and stops an entry once its mean loss is at most `tolerance` > 0. Exactly plain descent on the
+    weights of `TwoLayerCNN`, at a cost per step free of d. `learning_rate` is one number or one
+    per entry. Data sets share n but may differ in d; their dtype is the dtype of the training.
+    Entry k starts from N(0, init_scale²) weights drawn with seed + k.
+    A run that overflows ends with loss ∞ and a RuntimeWarning naming its entry.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be an integer >= 0, got {steps}")
+    span = _prepare(datasets, filters, init_scale, seed, device)
+    n = span.labels.shape[1]
+    if batch_size is not None and not 1 <= batch_size <= n:
+        raise ValueError(f"batch_size must be in [1, {n}], got {batch_size}")
+    rates = per_entry("learning_rate", learning_rate, span.labels)
+    descent = Descent(loss, steps, tolerance, batch_size or n, seed)
+    parts = [descent.run(span[part], rates[part], part.start) for part in chunks(span)]
+    coefficients, losses, taken = (torch.cat(column) for column in zip(*parts, strict=True))
+    _warn_of_overflow(losses)
+    return _fit(datasets, span, (coefficients, losses, taken), loss, init_scale, seed)
+
+
+def fit_to_interpolation(
+    datasets: Sequence[SignalNoise],
+    *,
+    filters: int,
+    init_scale: float,
+    tolerance: float = 1e-20,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Fit:
+    """Train every entry until its mean squared loss ½(f−y)² is at most `tolerance`.
+
+    Descent at a rate taken from each entry's own sharpness settles the ReLU patterns; damped
+    Gauss–Newton steps, which stay in the same span, do the rest. Arguments as in `fit`.
+    Raises `NotInterpolated` (with `.losses`) if an entry cannot get there, as happens when two
+    samples have the same gradient and different labels, or below the dtype's rounding.
+    """
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be > 0, got {tolerance}")
+    span = _prepare(datasets, filters, init_scale, seed, device)
+    parts = [gauss_newton.interpolate(span[part], tolerance) for part in chunks(span)]
+    coefficients, losses, taken = (torch.cat(column) for column in zip(*parts, strict=True))
+    if not bool((losses <= tolerance).all()):
+        raise NotInterpolated(losses, tolerance)
+    return _fit(datasets, span, (coefficients, losses, taken), "squared", init_scale, seed)
+
+
+def _fit(
+    datasets: Sequence[SignalNoise],
+    span: PatchSpan,
+    trained: tuple[Tensor, Tensor, Tensor],
+    loss: str,
+    init_scale: float,
+    seed: int,
+) -> Fit:
+    starts = tuple(range(seed, seed + len(datasets)))
+    return Fit(tuple(datasets), span, *trained, loss, init_scale, starts)
+
+
+class NotInterpolated(RuntimeError):
+    """Raised where training stalled above the tolerance; `.losses` (b,) holds what was reached."""
+
+    def __init__(self, losses: Tensor, tolerance: float):
+        self.losses = losses
+        missed = {k: f"{v:.2e}" for k, v in enumerate(losses.tolist()) if not v <= tolerance}
+        super().__init__(f"mean loss still above {tolerance:g} in entries {missed}")
+
+
+def _prepare(
+    datasets: Sequence[SignalNoise],
+    filters: int,
+    init_scale: float,
+    seed: int,
+    device: torch.device | str | None,
+) -> PatchSpan:
+    sizes = sorted({data.n_samples for data in datasets})
+    if len(sizes) != 1:
+        raise ValueError(f"datasets must be one or more with equal n_samples, got sizes {sizes}")
+    if filters < 1:
+        raise ValueError(f"filters must be an integer >= 1, got {filters}")
+    if not 0 < init_scale < float("inf"):
+        raise ValueError(f"init_scale must be a finite number > 0, got {init_scale}")
+    return PatchSpan.from_datasets(datasets, filters, init_scale, seed).to(device)
+
+
+def _warn_of_overflow(losses: Tensor) -> None:
+    """Put ∞ where a loss is not finite, and say so."""
+    diverged = ~torch.isfinite(losses)
+    if bool(diverged.any()):
+        losses[diverged] = float("inf")
+        entries = torch.nonzero(diverged).flatten().tolist()
+        message = f"training diverged (loss = inf) in entries {entries}: lower their learning_rate"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)

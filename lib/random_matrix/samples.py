@@ -1,0 +1,218 @@
+"""Samples to hold against random-matrix predictions: Gaussian curvature of finite size.
+
+Draw k of a run with seed s uses the generator seeded by (s, k), so more draws extend a run without
+changing it. All results are torch.float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.checks import check_mixing, check_ratio, require_count, require_nonnegative
+from lib.random_matrix.equivalents import ProportionalLimit
+from lib.random_matrix.free_difference import FreeDifference, spectral_distribution
+from lib.stability.algorithm import AscentDescent, Sampling
+from lib.stability.curvature import Curvature
+from lib.stability.data_coherence import coherence, coherence_matrix
+from lib.stability.dynamics import critical_learning_rate, critical_mixing
+
+
+@dataclass(frozen=True)
+class GaussianEnsemble:
+    """Rank-one factors h_i ~ N(0, I + θ²e₁e₁ᵀ) in `dim` dimensions, for both sets.
+
+    θ² = `shared_strength` in both sets plus `forget_strength` in the forget set only; noise
+    variance 1.
+    Raises ValueError for a count < 1 or a strength that is not a finite number ≥ 0.
+    """
+
+    dim: int
+    n_retain: int
+    n_forget: int
+    shared_strength: float = 0.0
+    forget_strength: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "n_retain", "n_forget"):
+            require_count(name, getattr(self, name), 1)
+        require_nonnegative("shared_strength", self.shared_strength)
+        require_nonnegative("forget_strength", self.forget_strength)
+
+    @classmethod
+    def from_ratios(
+        cls, dim: int, retain_ratio: float, forget_ratio: float, **strengths: float
+    ) -> GaussianEnsemble:
+        """With n_c = dim/c rounded to the nearest count; `ratios` are the ones attained."""
+        return cls(dim, round(dim / retain_ratio), round(dim / forget_ratio), **strengths)
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """(p/n_r, p/n_f), exactly."""
+        return self.dim / self.n_retain, self.dim / self.n_forget
+
+    @property
+    def forget(self) -> Tensor:
+        """(n,) bool: retain samples first."""
+        return torch.arange(self.n_retain + self.n_forget) >= self.n_retain
+
+    def rows(self, seed: int, draw: int = 0) -> Tensor:
+        """(n, dim) factors h_i, retain rows first."""
+        rng = np.random.default_rng((seed, draw))
+        rows = rng.standard_normal((self.n_retain + self.n_forget, self.dim))
+        rows[: self.n_retain, 0] *= np.sqrt(1 + self.shared_strength)
+        rows[self.n_retain :, 0] *= np.sqrt(1 + self.shared_strength + self.forget_strength)
+        return torch.from_numpy(rows)
+
+    def curvature(self, seed: int, draw: int = 0) -> Curvature:
+        """Per-sample curvature H_i = h_ih_iᵀ of one draw."""
+        rows = self.rows(seed, draw)
+        if len(rows) >= self.dim:
+            return Curvature(rows[:, :, None], self.forget)
+        return Curvature.from_gram(rows @ rows.T, self.forget)
+
+    def means(self, seed: int, draw: int = 0) -> tuple[Tensor, Tensor]:
+        """(H_r, H_f), each (dim, dim): means of h_ih_iᵀ over the set."""
+        rows = self.rows(seed, draw)
+        retain, forget = rows[: self.n_retain], rows[self.n_retain :]
+        return retain.T @ retain / self.n_retain, forget.T @ forget / self.n_forget
+
+
+def sample_spectra(ensemble: GaussianEnsemble, mixing: float, *, draws: int, seed: int) -> Tensor:
+    """(draws, dim): eigenvalues of (1−α)H_r − αH_f, ascending in each draw.
+
+    Raises ValueError for mixing outside [0, 1].
+    """
+    check_mixing(mixing)
+    spectra = []
+    for draw in range(draws):
+        retain, forget = ensemble.means(seed, draw)
+        spectra.append(torch.linalg.eigvalsh((1 - mixing) * retain - mixing * forget))
+    return torch.stack(spectra)
+
+
+def kolmogorov_distance(values: Tensor, mixing: float, ensemble: GaussianEnsemble) -> float:
+    """sup_t |F_p(t) − F(t)|, F_p the distribution of `values`, (dim,), F the limit at these ratios.
+
+    Eigenvalues within rounding of zero count as zero, so that an atom there is compared as one.
+    Errors as `spectral_distribution`.
+    """
+    rounding = 1e-10 * float(values.abs().max())
+    t = torch.where(values.abs() < rounding, 0.0, values).sort().values
+    limit = spectral_distribution(t, mixing, *ensemble.ratios)
+    atom = FreeDifference(mixing, *ensemble.ratios).atom
+    before = limit - atom * (t == 0)
+    above = torch.searchsorted(t, t, right=True) / len(t) - limit
+    below = torch.searchsorted(t, t) / len(t) - before
+    return float(torch.maximum(above.abs(), below.abs()).max())
+
+
+def sample_top_pairs(ensemble: GaussianEnsemble, mixing: float, *, draws: int, seed: int) -> Tensor:
+    """(draws, 2): top eigenvalue of (1−α)H_r − αH_f, its eigenvector's squared overlap with e₁.
+
+    Raises ValueError for mixing outside [0, 1].
+    """
+    check_mixing(mixing)
+    pairs = []
+    for draw in range(draws):
+        retain, forget = ensemble.means(seed, draw)
+        values, vectors = torch.linalg.eigh((1 - mixing) * retain - mixing * forget)
+        pairs.append(torch.stack([values[-1], vectors[0, -1] ** 2]))
+    return torch.stack(pairs)
+
+
+def sample_escape_steps(
+    ensemble: GaussianEnsemble, mixing: float, amplification: float = 1e3, *, draws: int, seed: int
+) -> Tensor:
+    """(draws,): log τ/log(1 − ηλ_min(A)), η = 1/((1−α)λ_max(H_r)), as `spiked_models.escape_steps`.
+
+    inf in a draw without negative eigenvalue. Raises ValueError for mixing outside [0, 1).
+    """
+    if not 0 <= mixing < 1:
+        raise ValueError(f"mixing must lie in [0, 1), got {mixing}")
+    steps = []
+    for draw in range(draws):
+        retain, forget = ensemble.means(seed, draw)
+        lowest = torch.linalg.eigvalsh((1 - mixing) * retain - mixing * forget)[0]
+        sharpness = (1 - mixing) * torch.linalg.eigvalsh(retain)[-1]
+        steps.append(math.log(amplification) / torch.log1p((-lowest / sharpness).clamp(min=0)))
+    return torch.stack(steps)
+
+
+def sample_critical_mixing(
+    ensemble: GaussianEnsemble, damping: float = 0.0, *, draws: int, seed: int
+) -> Tensor:
+    """(draws,): α* of `lib.stability.critical_mixing`, exact for each draw.
+
+    Raises ValueError for damping that is not a finite number ≥ 0.
+    """
+    found = [critical_mixing(ensemble.curvature(seed, draw), damping) for draw in range(draws)]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def sample_learning_rates(limit: ProportionalLimit, dim: int, *, draws: int, seed: int) -> Tensor:
+    """(draws,): η* of `lib.stability.critical_learning_rate` on Gaussian curvature, exact.
+
+    n_c = dim/c and B_c = b n_c must be whole numbers, so that no rounding stands between sample
+    and limit.
+    Raises ValueError where they are not.
+    """
+    counts = dim / np.array([limit.retain_ratio, limit.forget_ratio])
+    batches = counts * [limit.retain_fraction, limit.forget_fraction]
+    whole = np.rint([counts, batches])
+    if not np.allclose([counts, batches], whole, rtol=1e-9, atol=0) or whole.min() < 1:
+        raise ValueError(
+            f"dim must make n = dim/c and B = b*n whole, got {dim}: {counts}, {batches}"
+        )
+    (n_retain, n_forget), (retain_batch, forget_batch) = whole.astype(int).tolist()
+    sampling: Sampling = "with_replacement" if limit.with_replacement else "bernoulli"
+    algorithm = AscentDescent(limit.mixing, retain_batch, forget_batch, limit.damping, sampling)
+    ensemble = GaussianEnsemble(dim, n_retain, n_forget)
+    found = [
+        critical_learning_rate(ensemble.curvature(seed, draw), algorithm) for draw in range(draws)
+    ]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def sample_coherence(
+    snr: float, dim: int, n_retain: int, n_forget: int, *, draws: int, seed: int
+) -> Tensor:
+    """(draws, 4): mean S_ij between the sets, σ_r, σ_f, χ under signal plus noise.
+
+    Rows yμ + ξ as in `lib.random_matrix.signal`, energy 1, μ along the first axis; the sign is left
+    out.
+    Raises ValueError for snr not a finite number > 0, dim < 2 or an empty set.
+    """
+    check_ratio("snr", snr)
+    require_count("dim", dim, 2)
+    ensemble = GaussianEnsemble(dim, n_retain, n_forget)
+    scale = 1 / math.sqrt(dim - 1 + snr**2 * dim)
+    found = []
+    for draw in range(draws):
+        rows = ensemble.rows(seed, draw) * scale
+        rows[:, 0] = snr * math.sqrt(dim) * scale
+        curvature = Curvature.from_gram(rows @ rows.T, ensemble.forget)
+        axes = coherence(curvature)
+        between = coherence_matrix(curvature)[:n_retain, n_retain:].mean()
+        found.append([float(between), axes.retain, axes.forget, axes.cross])
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def sample_averaging_error(
+    snr: float, dim: int, n_samples: int, *, draws: int, seed: int
+) -> Tensor:
+    """(draws,): test error of the averaging classifier w = Σ y_i x_i, exact given w; SNR as above.
+
+    On fresh x = yμ + ξ, y⟨w, x⟩ is normal with mean ⟨w, μ⟩ and deviation σ_p‖w_⊥‖.
+    Raises ValueError for snr not a finite number > 0, dim < 2 or no samples.
+    """
+    check_ratio("snr", snr)
+    require_count("dim", dim, 2)
+    noise = GaussianEnsemble(dim, n_samples, 1)
+    signal = snr * math.sqrt(dim)
+    across = [noise.rows(seed, draw)[:n_samples, 1:].mean(dim=0).norm() for draw in range(draws)]
+    return torch.special.ndtr(-(signal**2) / torch.stack(across))

@@ -1,0 +1,84 @@
+"""Exact theory of linearised ascent–descent on per-sample curvature."""
+
+from lib.stability.algorithm import SAMPLINGS, AscentDescent, Sampling
+from lib.stability.curvature import Curvature
+from lib.stability.data_coherence import (
+    Coherence,
+    coherence,
+    coherence_matrix,
+    directional_coherence,
+    forgettability,
+    within_coherence,
+)
+from lib.stability.dynamics import (
+    critical_learning_rate,
+    critical_mixing,
+    growth_factor,
+    growth_mode,
+    lyapunov_exponent,
+    mean_square_path,
+    noise_gain,
+    retain_edge,
+    simulate,
+    steps_to_amplify,
+)
+from lib.stability.exponents import (
+    Exponents,
+    axis_laws,
+    critical_moment,
+    growth_exponents,
+    moment_exponent,
+)
+from lib.stability.families import AxisFamily, angled_family, gaussian_curvature, grouped_family
+from lib.stability.jacobian import loss_jacobian
+from lib.stability.second_moment import mean_operator
+from lib.stability.thresholds import (
+    block_critical_rate,
+    block_gain,
+    coherence_bound,
+    learning_rate_bounds,
+    three_axis_bound,
+)
+from lib.stability.window import Window, stopping_step, unlearning_window
+
+__all__ = [
+    "SAMPLINGS",
+    "AscentDescent",
+    "AxisFamily",
+    "Coherence",
+    "Curvature",
+    "Exponents",
+    "Sampling",
+    "Window",
+    "angled_family",
+    "axis_laws",
+    "block_critical_rate",
+    "block_gain",
+    "coherence",
+    "coherence_bound",
+    "coherence_matrix",
+    "critical_learning_rate",
+    "critical_mixing",
+    "critical_moment",
+    "directional_coherence",
+    "forgettability",
+    "gaussian_curvature",
+    "grouped_family",
+    "growth_exponents",
+    "growth_factor",
+    "growth_mode",
+    "learning_rate_bounds",
+    "loss_jacobian",
+    "lyapunov_exponent",
+    "mean_operator",
+    "mean_square_path",
+    "moment_exponent",
+    "noise_gain",
+    "retain_edge",
+    "simulate",
+    "steps_to_amplify",
+    "stopping_step",
+    "three_axis_bound",
+    "unlearning_window",
+    "within_coherence",
+]

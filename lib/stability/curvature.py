@@ -1,0 +1,264 @@
+"""Per-sample curvature at the trained optimum, held in sample space.
+
+Every statement of the book needs the per-sample Hessians H_i = Φ_i Φ_iᵀ only through the Gram
+matrix K = ΦᵀΦ of their factors, of size (n·rank)². Nothing of size p × p is ever formed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib.stability.jacobian import loss_jacobian
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Per-sample Hessians H_i = factors[i] @ factors[i].T on U, the span of all their ranges.
+
+    Attributes:
+        factors: (n, q, r), coordinates in an orthonormal basis of U; q = dim U ≤ n·r. Any real
+            dtype is taken and held as float64, detached from autograd.
+        forget: (n,) bool, True for samples of the forget set; both sets are non-empty.
+
+    Raises:
+        ValueError: shapes that do not fit, a number that is not finite, an empty set, or factors
+            that do not span their q coordinates (a flat direction would pin ρ(T) at 1).
+    """
+
+    factors: Tensor
+    forget: Tensor
+
+    def __post_init__(self) -> None:
+        factors, forget = self.factors, self.forget
+        if factors.ndim != 3 or not factors.is_floating_point():
+            raise ValueError(
+                f"factors must be a real tensor of shape (n, q, r), got {_describe(factors)}"
+            )
+        _require_finite("factors", factors)
+        _require_forget(forget, factors.shape[0])
+        if forget.device != factors.device:
+            object.__setattr__(self, "forget", forget.to(factors.device))
+        epsilon = torch.finfo(factors.dtype).eps
+        object.__setattr__(self, "factors", factors.detach().double())
+        rank = _rank(self.stacked, epsilon) if factors.numel() else 0
+        if rank < factors.shape[1] or rank == 0:
+            raise ValueError(
+                f"factors must span their q coordinates, got rank {rank}, q = {factors.shape[1]}; "
+                "build them with from_gram or from_hessians"
+            )
+
+    @classmethod
+    def from_gram(cls, gram: Tensor, forget: Tensor, rank: int = 1) -> Curvature:
+        """From the Gram matrix K = ΦᵀΦ of the factors, K[ir+a, jr+b] = ⟨Φ_i e_a, Φ_j e_b⟩.
+
+        With K = V diag(s) Vᵀ the factors are Φ = diag(√s) Vᵀ over the eigenvalues above rounding,
+        s > 4·n·rank·eps·max(s), eps that of the matrix's dtype; q is how many there are.
+
+        Args:
+            gram: (n·rank, n·rank), sample-major, symmetric positive semi-definite to rounding.
+            forget: (n,) bool.
+            rank: number r of factor columns per sample.
+
+        Raises:
+            ValueError: naming the argument, for a matrix that is not square, finite, symmetric,
+                positive semi-definite and non-zero, or that does not fit `forget` and `rank`.
+        """
+        n = _require_forget(forget)
+        if not isinstance(rank, int) or rank < 1:
+            raise ValueError(f"rank must be an integer ≥ 1, got {rank!r}")
+        if gram.shape != (n * rank, n * rank) or not gram.is_floating_point():
+            raise ValueError(
+                f"gram must be a real ({n * rank}, {n * rank}) matrix, {n} samples of rank {rank}, "
+                f"got {_describe(gram)}"
+            )
+        tolerance = 4 * n * rank * torch.finfo(gram.dtype).eps
+        values, vectors = _positive_eigh("gram", gram, tolerance)
+        keep = values > tolerance * values[-1]
+        columns = values[keep].sqrt()[:, None] * vectors[:, keep].T
+        return cls(columns.reshape(-1, n, rank).transpose(0, 1).contiguous(), forget)
+
+    @classmethod
+    def from_hessians(cls, hessians: Tensor, forget: Tensor) -> Curvature:
+        """Curvature from explicit Hessians; for small p, tests and worked examples.
+
+        Args:
+            hessians: (n, p, p), each symmetric positive semi-definite.
+            forget: (n,) bool.
+
+        Raises:
+            ValueError: naming the argument, if a matrix is not finite, symmetric or positive
+                semi-definite, or if all are zero.
+        """
+        n = _require_forget(forget)
+        if hessians.ndim != 3 or hessians.shape[0] != n or hessians.shape[1] != hessians.shape[2]:
+            raise ValueError(f"hessians must have shape ({n}, p, p), got {_describe(hessians)}")
+        if not hessians.is_floating_point():
+            raise ValueError(f"hessians must be real floating-point, got {_describe(hessians)}")
+        p = hessians.shape[1]
+        tolerance = 4 * p * torch.finfo(hessians.dtype).eps
+        roots = []
+        for i, hessian in enumerate(hessians):
+            values, vectors = _positive_eigh(f"hessians[{i}]", hessian, tolerance, zero_ok=True)
+            values = torch.where(values > tolerance * values[-1], values, 0.0)
+            roots.append((vectors * values.sqrt()).flip(-1))
+        stacked = torch.stack(roots)
+        rank = max(1, int((stacked != 0).any(dim=1).sum(dim=1).max()))
+        stacked = stacked[:, :, :rank]
+        left, singular, _ = torch.linalg.svd(
+            stacked.transpose(0, 1).reshape(p, -1), full_matrices=False
+        )
+        if singular[0] == 0:
+            raise ValueError("hessians must not all be zero")
+        basis = left[:, singular.square() > n * tolerance * singular[0] ** 2]
+        return cls(basis.T @ stacked, forget)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: torch.nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        forget: Tensor,
+        loss: str = "squared",
+        chunk_size: int | None = None,
+    ) -> Curvature:
+        """Generalised Gauss–Newton (GGN) curvature H_i = J_iᵀ Λ_i J_i of any module.
+
+        J_i = ∂f(x_i)/∂w over the parameters that require a gradient, Λ_i = ∂²ℓ_i/∂f². The GGN is
+        the Hessian where the module is piecewise linear in w or, for the squared loss, where sample
+        i is interpolated; elsewhere it leaves out the residual times the output's own Hessian. H_i
+        belongs to sample i's own loss: no mean over samples is taken here.
+
+        Args:
+            model: module in eval mode, f: (n, …) → (n,), (n, 1) or (n, C).
+            inputs: (n, …).
+            targets: (n,) or (n, C) values for "squared", labels in ±1 for "logistic", class numbers
+                (n,) for "cross_entropy".
+            forget: (n,) bool.
+            loss: "squared" for ½‖f − y‖², "logistic" for log(1 + e^{−yf}), "cross_entropy".
+            chunk_size: samples whose Jacobians are held at a time, two chunks of (chunk, C, p); all
+                by default. Smaller chunks trade memory for n/chunk passes.
+
+        Raises:
+            ValueError: naming the argument, also for a module left in training mode with dropout or
+                batch normalisation, whose per-sample curvature does not exist.
+        """
+        n = _require_forget(forget)
+        if len(inputs) != n or len(targets) != n:
+            raise ValueError(
+                f"inputs and targets must hold {n} samples each as forget does, "
+                f"got {len(inputs)} and {len(targets)}"
+            )
+        chunk = n if chunk_size is None else chunk_size
+        if not isinstance(chunk, int) or chunk < 1:
+            raise ValueError(f"chunk_size must be None or an integer ≥ 1, got {chunk_size!r}")
+        rows = list(range(0, n, chunk))
+        blocks: list[list[Tensor]] = [[] for _ in rows]
+
+        def jacobian(start: int) -> Tensor:
+            stop = start + chunk
+            return loss_jacobian(model, inputs[start:stop], targets[start:stop], loss).flatten(0, 1)
+
+        for a, start in enumerate(rows):
+            left = jacobian(start)
+            rank = left.shape[0] // min(chunk, n - start)
+            for other in rows[: a + 1]:
+                blocks[a].append(left @ (left if other == start else jacobian(other)).T)
+        full = [[blocks[max(a, b)][min(a, b)] for b in range(len(rows))] for a in range(len(rows))]
+        gram = torch.cat(
+            [
+                torch.cat([x if b <= a else x.T for b, x in enumerate(row)], dim=1)
+                for a, row in enumerate(full)
+            ]
+        )
+        return cls.from_gram((gram + gram.T) / 2, forget.to(gram.device), rank)
+
+    @property
+    def stacked(self) -> Tensor:
+        """Φ, all factors side by side, (q, n·r), sample-major."""
+        return self.factors.permute(1, 0, 2).reshape(self.factors.shape[1], -1)
+
+    @property
+    def gram(self) -> Tensor:
+        """K = ΦᵀΦ, (n·r, n·r), sample-major."""
+        return self.stacked.T @ self.stacked
+
+    @property
+    def n_retain(self) -> int:
+        """Number of retain samples n_r."""
+        return int((~self.forget).sum())
+
+    @property
+    def n_forget(self) -> int:
+        """Number of forget samples n_f."""
+        return int(self.forget.sum())
+
+    def mean_hessian(self, members: Tensor) -> Tensor:
+        """(1/|c|) Σ_{i∈c} H_i over the samples c that `members`, (n,) bool, selects; (q, q)."""
+        chosen = self.factors[members]
+        return torch.einsum("nar,nbr->ab", chosen, chosen) / chosen.shape[0]
+
+    @property
+    def retain_hessian(self) -> Tensor:
+        """H_r, (q, q)."""
+        return self.mean_hessian(~self.forget)
+
+    @property
+    def forget_hessian(self) -> Tensor:
+        """H_f, (q, q)."""
+        return self.mean_hessian(self.forget)
+
+
+def _require_forget(forget: Tensor, n: int | None = None) -> int:
+    """Number of samples, once `forget` is a (n,) bool mask with members in both sets."""
+    if forget.ndim != 1 or forget.dtype != torch.bool or (n is not None and len(forget) != n):
+        wanted = "n" if n is None else n
+        raise ValueError(f"forget must be bool of shape ({wanted},), got {_describe(forget)}")
+    count = int(forget.sum())
+    if not 0 < count < len(forget):
+        raise ValueError(
+            f"forget must mark at least one sample and leave at least one to retain, "
+            f"got {count} of {len(forget)}"
+        )
+    return len(forget)
+
+
+def _rank(stacked: Tensor, epsilon: float) -> int:
+    """Numerical rank of Φ by the eigenvalues of ΦΦᵀ, four times as lenient as `from_gram`'s cut."""
+    values = torch.linalg.eigvalsh(stacked @ stacked.T)
+    return int((values > stacked.shape[1] * epsilon * values[-1]).sum())
+
+
+def _require_finite(name: str, tensor: Tensor) -> None:
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite entries")
+
+
+def _positive_eigh(
+    name: str, matrix: Tensor, tolerance: float, zero_ok: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (ascending) and vectors, float64, of a matrix checked to be symmetric and PSD."""
+    _require_finite(name, matrix)
+    matrix = matrix.detach().double()
+    scale = float(matrix.abs().max())
+    if scale == 0 and not zero_ok:
+        raise ValueError(f"{name} must not be zero")
+    gap = float((matrix - matrix.T).abs().max())
+    if gap > tolerance * scale:
+        raise ValueError(f"{name} must be symmetric, got |{name} − its transpose| up to {gap:.3g}")
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    lowest, highest = float(values[0]), float(values[-1])
+    if lowest < -10 * tolerance * max(highest, -lowest):
+        raise ValueError(
+            f"{name} must be positive semi-definite, got smallest eigenvalue {lowest:.3g} "
+            f"beside largest {highest:.3g}"
+        )
+    return values, vectors
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"

@@ -1,0 +1,366 @@
+"""Linearised ascent–descent around an interpolating optimum: exact mean-square stability.
+
+One step is δ ← (I − ηÂ)δ with Â = (1−α)/B_r Σ_{i∈R_k} H_i − α/B_f Σ_{j∈F_k} H_j + λI over fresh
+mini-batches R_k, F_k. Its second moment moves by the linear operator
+
+    T(N) = J N J + η² [Σ_i v_i H_i N H_i − s_r H_r N H_r − s_f H_f N H_f],   J = I − ηA,  A = EÂ.
+
+All statements hold on U, the span of the samples' curvature (`Curvature`'s coordinates).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib.checks import require_count, require_nonnegative
+from lib.stability.algorithm import SAMPLINGS, AscentDescent, Sampling, SetWeights, sample_weights
+from lib.stability.curvature import Curvature
+from lib.stability.second_moment import SecondMoment, largest_eigenpair, mean_operator, perron_pair
+
+__all__ = [
+    "SAMPLINGS",
+    "AscentDescent",
+    "Sampling",
+    "critical_learning_rate",
+    "critical_mixing",
+    "growth_factor",
+    "growth_mode",
+    "lyapunov_exponent",
+    "mean_operator",
+    "mean_square_path",
+    "noise_gain",
+    "simulate",
+    "steps_to_amplify",
+]
+
+
+def growth_factor(curvature: Curvature, algorithm: AscentDescent, learning_rate: float) -> float:
+    """ρ(T), the factor by which E‖δ‖² grows per step in the long run.
+
+    Below 1, E‖δ_k‖² → 0 from every start in U; above 1, E‖δ_k‖² → ∞ from almost every start. T maps
+    PSD matrices to PSD matrices and is self-adjoint, so ρ(T) is its largest eigenvalue.
+
+    Args:
+        curvature: per-sample curvature at the optimum.
+        algorithm: the update.
+        learning_rate: η ≥ 0 (0 gives 1).
+
+    Raises:
+        ValueError: for a negative or not finite rate, or a batch larger than its set.
+        RuntimeError: with the residual, if the Lanczos run does not converge.
+
+    Source: book, thm-exact-criterion.
+    """
+    return growth_mode(curvature, algorithm, learning_rate)[0]
+
+
+def growth_mode(
+    curvature: Curvature, algorithm: AscentDescent, learning_rate: float
+) -> tuple[float, Tensor]:
+    """ρ(T) and its PSD eigenmatrix X, T(X) = ρX, of trace 1: started with Eδδᵀ = X, E‖δ_k‖² = ρ^k.
+
+    Arguments and errors as `growth_factor`; X is (q, q). Source: book, thm-exact-criterion.
+    """
+    require_nonnegative("learning_rate", learning_rate)
+    moment = SecondMoment.of(curvature, algorithm)
+    rho, X = perron_pair(moment, learning_rate)
+    # A multiple ρ has eigenmatrices of any sign, and trace 0 among them; but T maps PSD to PSD, so
+    # the absolute value (MᵀM)^{1/2} of a symmetric or antisymmetric one belongs to ρ as well.
+    M = max((X + X.T, X - X.T), key=lambda part: float(torch.linalg.norm(part)))
+    _, singular, right = torch.linalg.svd(M)
+    X = (right.T * (singular / singular.sum())) @ right
+    return rho, moment.basis @ X @ moment.basis.T
+
+
+def critical_learning_rate(curvature: Curvature, algorithm: AscentDescent) -> float:
+    """η* = 1/λ_max(ℒ^{-1/2} 𝒬 ℒ^{-1/2}): ρ(T) < 1 iff 0 < η < η*; 0.0 if no step size is stable.
+
+    ℒ(N) = AN + NA, 𝒬(N) = ANA + Σ v_i H_iNH_i − s_r H_rNH_r − s_f H_fNH_f, and I − T = ηℒ − η²𝒬. In
+    A's eigenbasis ℒ multiplies entry ab by λ_a + λ_b, so one symmetric Lanczos run gives η*.
+
+    A direction that A leaves alone and no batch moves (forget-only curvature at mixing 0, say) is
+    neutral at every rate; it is left out rather than called unstable, and ρ(T) = 1 up to η*.
+    Infinite if every direction is neutral: nothing then ever moves.
+
+    Raises:
+        ValueError: for a batch larger than its set.
+        RuntimeError: with the residual, if the Lanczos run does not converge.
+
+    Source: book, thm-critical-learning-rate; extends Mulayoff and Michaeli (COLT 2024).
+    """
+    moment = SecondMoment.of(curvature, algorithm)
+    lam = moment.eigenvalues
+    neutral = lam.abs() <= moment.rounding
+    if bool((lam < -moment.rounding).any()) or moment.moves(neutral):
+        return 0.0
+    if bool(neutral.all()):
+        return math.inf
+    scale = torch.where(neutral, 0.0, lam)
+    inverse_root = (scale[:, None] + scale[None, :]).rsqrt()
+    # Neutral directions drop out: their rows and columns of N are held at zero.
+    inverse_root = inverse_root * ~(neutral[:, None] | neutral[None, :])
+    inverse_root = torch.nan_to_num(inverse_root, nan=0.0)
+
+    def whitened(N: Tensor) -> Tensor:
+        M = inverse_root * N
+        return inverse_root * (lam[:, None] * M * lam[None, :] + moment.noise(M))
+
+    return 1 / largest_eigenpair(whitened, lam)[0]
+
+
+def critical_mixing(curvature: Curvature, damping: float = 0.0) -> float:
+    """α* = min(1, 1/λ_max(H_r + H_f ; H_r + λI)): A ≻ 0 on U iff α < α*.
+
+    0.0 without damping where the forget set curves a direction that the retain set does not: then
+    every α > 0 is unstable at every step size (book, thm-inertia: always so when the factors of
+    all samples are linearly independent).
+
+    Raises:
+        ValueError: for a negative or not finite damping.
+
+    Source: book, thm-critical-mixing.
+    """
+    require_nonnegative("damping", damping)
+    H_r, H_f = curvature.retain_hessian, curvature.forget_hessian
+    eye = torch.eye(len(H_r), dtype=H_r.dtype, device=H_r.device)
+    values = torch.linalg.eigvalsh(H_r + damping * eye)
+    scale = torch.linalg.matrix_norm(H_r + H_f, ord=2) + damping
+    if values[0] <= len(H_r) * torch.finfo(H_r.dtype).eps * scale:
+        return 0.0
+    root = torch.linalg.cholesky(H_r + damping * eye)
+    half = torch.linalg.solve_triangular(root, H_r + H_f, upper=False)
+    pencil = torch.linalg.solve_triangular(root, half.T, upper=False)
+    return min(1.0, 1 / float(torch.linalg.eigvalsh((pencil + pencil.T) / 2)[-1]))
+
+
+def noise_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: float) -> Tensor:
+    """G_ij = η² v_j Σ_{k≥0} (h_iᵀ J^k h_j)²: noise that sample j injects, as sample i receives it.
+
+    For rank-one H_i = h_ih_iᵀ, Bernoulli sampling and |1 − ηλ_a(A)| < 1 for all a: ρ(T) < 1 iff
+    ρ(G) < 1. With x_a = 1 − ηλ_a the sum over k is the positive kernel 1/(1 − x_a x_b), numerically
+    of low rank s (a dozen or two), so G costs s products of size n × q × n.
+
+    Returns:
+        (n, n) float64, dimensionless, generally not symmetric.
+
+    Raises:
+        ValueError: for factors of rank above one, another sampling scheme, or a learning rate at
+            which the mean dynamics alone does not contract, where the sum diverges.
+
+    Source: book, thm-noise-gain.
+    """
+    require_nonnegative("learning_rate", learning_rate)
+    if curvature.factors.shape[2] != 1:
+        raise ValueError(f"curvature must have rank 1, got rank {curvature.factors.shape[2]}")
+    if algorithm.sampling != "bernoulli":
+        raise ValueError(f"algorithm.sampling must be 'bernoulli', got {algorithm.sampling!r}")
+    moment = SecondMoment.of(curvature, algorithm)
+    x = 1 - learning_rate * moment.eigenvalues
+    if float(x.abs().max()) >= 1:
+        raise ValueError(
+            "learning_rate must keep |1 − ηλ| < 1 for every eigenvalue λ of A, "
+            f"got {learning_rate!r} with max |1 − ηλ| = {float(x.abs().max()):.6g}"
+        )
+    values, vectors = torch.linalg.eigh(1 / (1 - x[:, None] * x[None, :]))
+    keep = values > len(x) * torch.finfo(values.dtype).eps * values[-1]  # below is eigh's rounding
+    phi = moment.factors[:, :, 0]
+    gain = torch.zeros(len(phi), len(phi), dtype=phi.dtype, device=phi.device)
+    for value, vector in zip(values[keep], vectors[:, keep].T, strict=True):
+        gain += value * ((phi * vector) @ phi.T).square()
+    return learning_rate**2 * gain * moment.per_sample[None, :]
+
+
+def mean_square_path(
+    curvature: Curvature,
+    algorithm: AscentDescent,
+    learning_rate: float,
+    *,
+    steps: int,
+    start: Tensor | None = None,
+) -> Tensor:
+    """E‖δ_k‖² = tr T^k(start) for k = 0 … steps, exact; (steps+1,).
+
+    Args:
+        curvature, algorithm, learning_rate: as in `growth_factor`.
+        steps: number of updates ≥ 0.
+        start: (q, q) Eδ_0δ_0ᵀ; by default I/q, that of `simulate`'s start.
+
+    Source: book, chapter linearized_dynamics.
+    """
+    require_nonnegative("learning_rate", learning_rate)
+    require_count("steps", steps, 0)
+    moment = SecondMoment.of(curvature, algorithm)
+    q = len(moment.eigenvalues)
+    N = torch.eye(q).to(moment.basis) / q
+    if start is not None:
+        N = moment.basis.T @ start @ moment.basis
+    path = [N.trace()]
+    for _ in range(steps):
+        N = moment.step(N, learning_rate)
+        path.append(N.trace())
+    return torch.stack(path)
+
+
+def steps_to_amplify(
+    curvature: Curvature, algorithm: AscentDescent, learning_rate: float, amplification: float
+) -> int:
+    """First k with E‖δ_k‖² = tr T^k(I/q) ≥ amplification: steps to escape from a unit start.
+
+    Exact, transient included, at the cost of one application of T per step.
+
+    Args:
+        curvature, algorithm, learning_rate: as in `growth_factor`.
+        amplification: τ > 1, of the mean squared distance.
+
+    Raises:
+        ValueError: for τ ≤ 1, or where ρ(T) ≤ 1 and the mean square does not grow.
+
+    The asymptotic count, without the transient, is log τ / log ρ(T). Source: book, thm-window.
+    """
+    if not amplification > 1:
+        raise ValueError(f"amplification must be > 1, got {amplification!r}")
+    rho = growth_factor(curvature, algorithm, learning_rate)
+    if rho <= 1 + 1e-12:  # a neutral direction has ρ(T) = 1 up to rounding, and would loop for ever
+        raise ValueError(f"learning_rate must make ρ(T) > 1, got {learning_rate!r}, ρ(T) = {rho}")
+    moment = SecondMoment.of(curvature, algorithm)
+    N, steps = torch.eye(len(moment.basis)).to(moment.basis) / len(moment.basis), 0
+    while float(N.trace()) < amplification:
+        N, steps = moment.step(N, learning_rate), steps + 1
+    return steps
+
+
+def simulate(
+    curvature: Curvature,
+    algorithm: AscentDescent,
+    learning_rate: float,
+    *,
+    steps: int,
+    runs: int,
+    seed: int,
+    start: Tensor | None = None,
+) -> Tensor:
+    """‖δ_k‖² of independent sampled runs of the linearised update, k = 0 … steps; (steps+1, runs).
+
+    Args:
+        curvature, algorithm, learning_rate: as in `growth_factor`.
+        steps, runs: number of updates ≥ 0 and of runs ≥ 1.
+        seed: of the starts and the batches; the same call gives the same bits on one machine.
+        start: (q, runs) δ_0, one column a run; by default unit vectors uniform on U's sphere.
+
+    Infinite once a run passes the largest float64, about 1e308.
+    """
+    require_nonnegative("learning_rate", learning_rate)
+    require_count("steps", steps, 0)
+    walk = _Walk.of(curvature, algorithm, learning_rate, runs, seed, start)
+    path = [walk.delta.square().sum(dim=0)]
+    for _ in range(steps):
+        walk.step()
+        path.append(walk.delta.square().sum(dim=0))
+    return torch.stack(path)
+
+
+def lyapunov_exponent(
+    curvature: Curvature,
+    algorithm: AscentDescent,
+    learning_rate: float,
+    *,
+    steps: int,
+    runs: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Top Lyapunov exponent γ = lim (1/k) log‖δ_k‖, per step: the growth of a typical run.
+
+    γ ≤ ½ log ρ(T) by Jensen: the mean square may diverge, on rare runs, where almost every single
+    run still converges. Where several directions share the top exponent, as on a grouped family,
+    the largest of them has E log‖δ_k‖ ≈ γk + c√k, so that log‖δ_K‖/K is off by as much as a run's
+    own spread. From L_k = log‖δ_k‖ at i = ⌊K/100⌋, j = ⌊K/4⌋ and K, each run therefore gives
+    [L_K − L_i − r(L_j − L_i)] / [K − i − r(j − i)] with r = (√K − √i)/(√j − √i), free of c and of
+    a constant, at about twice the spread of (L_K − L_i)/(K − i).
+
+    Args:
+        curvature, algorithm, learning_rate: as in `growth_factor`.
+        steps: updates K per run, ≥ 5.
+        runs: independent runs ≥ 2, whose spread gives the standard error.
+        seed: of the starts and the batches.
+
+    Returns:
+        (estimate, standard error), both per step; −inf and NaN if some run reaches δ = 0 exactly.
+
+    Source: book, chapter hessian_tests.
+    """
+    require_nonnegative("learning_rate", learning_rate)
+    require_count("steps", steps, 5)
+    require_count("runs", runs, 2)
+    walk = _Walk.of(curvature, algorithm, learning_rate, runs, seed, None)
+    i, j, growth = steps // 100, steps // 4, torch.zeros(runs).to(walk.delta)
+    at_i = at_j = growth
+    for k in range(1, steps + 1):
+        walk.step()
+        length = torch.linalg.vector_norm(walk.delta, dim=0)
+        if not bool(length.isfinite().all()):
+            raise ValueError(
+                f"learning_rate must keep one step inside float64's range, got {learning_rate!r}"
+            )
+        walk.delta /= length.clamp_min(torch.finfo(length.dtype).tiny)
+        growth = growth + length.log()
+        at_i, at_j = (growth if k == i else at_i), (growth if k == j else at_j)
+    r = (math.sqrt(steps) - math.sqrt(i)) / (math.sqrt(j) - math.sqrt(i))
+    rates = (growth - at_i - r * (at_j - at_i)) / (steps - i - r * (j - i))
+    rates = torch.where(growth.isinf(), growth, rates)
+    return float(rates.mean()), float(rates.std() / math.sqrt(runs))
+
+
+@dataclass
+class _Walk:
+    """Independent runs of δ ← δ − η(Σ_i c_i H_i + λI)δ, one column of delta (q, runs) each."""
+
+    delta: Tensor
+    stacked: Tensor
+    algorithm: AscentDescent
+    sets: tuple[SetWeights, SetWeights]
+    learning_rate: float
+    generator: torch.Generator
+
+    @classmethod
+    def of(
+        cls,
+        curvature: Curvature,
+        algorithm: AscentDescent,
+        learning_rate: float,
+        runs: int,
+        seed: int,
+        start: Tensor | None,
+    ) -> _Walk:
+        require_count("runs", runs, 1)
+        stacked = curvature.stacked
+        generator = torch.Generator(stacked.device).manual_seed(seed)
+        if start is None:
+            start = torch.randn(
+                len(stacked), runs, generator=generator, device=stacked.device, dtype=stacked.dtype
+            )
+            start /= torch.linalg.vector_norm(start, dim=0)
+        elif start.shape != (len(stacked), runs):
+            raise ValueError(
+                f"start must have shape ({len(stacked)}, {runs}), got {tuple(start.shape)}"
+            )
+        sets = algorithm.sets(curvature.forget)
+        return cls(start.clone(), stacked, algorithm, sets, learning_rate, generator)
+
+    def step(self) -> None:
+        """One update of every run, in place."""
+        runs = self.delta.shape[1]
+        weights = sample_weights(self.algorithm, self.sets, runs, self.generator)
+        slopes = self.stacked.T @ self.delta
+        slopes *= weights.repeat_interleave(len(slopes) // len(weights), dim=0)
+        gradient = self.stacked @ slopes + self.algorithm.damping * self.delta
+        self.delta -= self.learning_rate * gradient
+
+
+def retain_edge(curvature: Curvature, mixing: float) -> float:
+    """2/((1−α)λ_1(H_r)): the learning rate at which descent on the retain set alone diverges."""
+    sharpness = torch.linalg.eigvalsh(curvature.retain_hessian)[-1]
+    return 2 / ((1 - mixing) * float(sharpness))

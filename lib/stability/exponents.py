@@ -1,0 +1,225 @@
+"""Commuting curvature: every sample curves along one axis, and stability splits into scalars.
+
+On axis a one step of the linearised update is δ_a ← X_a δ_a with the random multiplier
+
+    X_a = 1 − η[(1−α) (c_r,a/B_r) M_r,a − α (c_f,a/B_f) M_f,a + λ],
+
+M_c,a being the number of axis a's samples in the mini-batch of set c and c_c,a their curvature. The
+multipliers of one step depend on each other through the batch; those of different steps do not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize
+
+from lib.checks import require_batches, require_nonnegative
+from lib.stability.algorithm import AscentDescent
+from lib.stability.families import AxisFamily, distinct_axes
+from lib.stability.sampling import count_distribution
+
+
+@dataclass(frozen=True)
+class Exponents:
+    """Growth of ‖δ‖ per step, as a logarithm: positive where w* is predicted to be unstable.
+
+    mean: max_a log|E X_a|, the batches' noise left out; mean_square: max_a ½ log E X_a², which is
+    ½ log ρ(T); typical: max_a E log|X_a|, the top Lyapunov exponent γ, −∞ if every axis can be
+    wiped out.
+    """
+
+    mean: float
+    mean_square: float
+    typical: float
+
+
+def growth_exponents(
+    family: AxisFamily, algorithm: AscentDescent, learning_rate: float
+) -> Exponents:
+    """The three predictions in closed form, by summing over the counts M_r,a and M_f,a.
+
+    Exact: T multiplies entry ab of the second moment by E X_aX_b, at most the larger of E X_a² and
+    E X_b², so ρ(T) = max_a E X_a². By the law of large numbers (1/k) log|δ_a,k| → E log|X_a|.
+
+    Raises:
+        ValueError: for a negative or not finite rate, or a batch larger than its set.
+
+    Source: book, thm-exact-criterion and thm-three-frontiers.
+    """
+    return exponents_of(axis_laws(family, algorithm, learning_rate))
+
+
+def exponents_of(laws: list[tuple[np.ndarray, np.ndarray]]) -> Exponents:
+    """`growth_exponents` from the laws of the axes, by `axis_laws`."""
+    with np.errstate(divide="ignore"):  # log 0 = −∞ is meant: the axis is wiped out
+        mean = max(float(np.log(abs(weights @ X))) for weights, X in laws)
+        typical = max(float(weights @ np.log(np.abs(X))) for weights, X in laws)
+    return Exponents(mean, moment_exponent(laws, 2.0), typical)
+
+
+def moment_exponent(laws: list[tuple[np.ndarray, np.ndarray]], order: float) -> float:
+    """max_a (1/p) log E|X_a|^p, per step: growth of the p-th moment of the displacement, p = order.
+
+    Increasing in p (Lyapunov's inequality): p = 2 is the mean-square exponent, p → 0 the typical
+    one. If it is ≤ 0, p ≤ 2, a run started equally long along q axes obeys, at every threshold τ,
+    P(sup_k ‖δ_k‖² ≥ τ‖δ_0‖²) ≤ q^{1−p/2} τ^{−p/2}  (Ville's inequality for Σ_a |δ_a|^p).
+
+    Args:
+        laws: of the axes, from `axis_laws`.
+        order: p > 0.
+
+    Raises:
+        ValueError: for an order that is not a finite number > 0.
+    """
+    if not (math.isfinite(order) and order > 0):
+        raise ValueError(f"order must be a finite number > 0, got {order!r}")
+    with np.errstate(divide="ignore"):  # log 0 = −∞ is meant, as above
+        return max(float(np.log(weights @ np.abs(X) ** order)) / order for weights, X in laws)
+
+
+def critical_moment(laws: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Largest p with E|X_a|^p ≤ 1 on every axis; 0.0 if γ ≥ 0, infinite if no |X_a| exceeds 1.
+
+    p* = 2 on the mean-square frontier and 0 on the typical one. log E|X|^p is convex in p and zero
+    at p = 0, so there is one root. If γ < 0, P(sup_k δ_a,k² ≥ s δ_a,0²) ≤ s^{−p*/2}.
+
+    Args:
+        laws: of the axes, from `axis_laws`.
+
+    Raises:
+        RuntimeError: if the root search does not converge.
+    """
+    if max(float(np.abs(X).max()) for _, X in laws) <= 1:
+        return math.inf
+    # The smallest order at which a sign is trusted: below it the moment is 1 to rounding.
+    low, high = 1e-6, 2.0
+    if moment_exponent(laws, low) >= 0:
+        return 0.0
+    while moment_exponent(laws, high) < 0:
+        high *= 2
+    return float(optimize.brentq(lambda p: p * moment_exponent(laws, p), low, high, xtol=1e-10))
+
+
+def axis_laws(
+    family: AxisFamily, algorithm: AscentDescent, learning_rate: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The law of X_a for every kind of axis: pairs of probabilities and multipliers, (s,) each.
+
+    Raises:
+        ValueError: for a negative or not finite rate, or a batch larger than its set.
+    """
+    require_nonnegative("learning_rate", learning_rate)
+    laws = []
+    for single in distinct_axes(family):
+        counts, weights = joint_counts(single, algorithm)
+        laws.append((weights, axis_multipliers(single, algorithm, learning_rate, *counts)[:, 0]))
+    return laws
+
+
+def grouped_lyapunov_exponent(
+    family: AxisFamily, algorithm: AscentDescent, learning_rate: float
+) -> float:
+    """γ = max_a E log|X_a|, per step: the growth of a typical run, in closed form.
+
+    With groups of σ of n samples, M is hypergeometric (n, σ, B), binomial (σ, B/n) or binomial
+    (B, σ/n) under the three sampling schemes. Arguments, errors, source: `growth_exponents`.
+    """
+    return growth_exponents(family, algorithm, learning_rate).typical
+
+
+def grouped_critical_learning_rate(family: AxisFamily, algorithm: AscentDescent) -> float:
+    """η* = min_a 2λ_a / (λ_a² + V_a), λ_a = E Â_aa and V_a = Var Â_aa; 0.0 if no rate is stable.
+
+    V_a = Σ_c ω_c² (c_c,a/B_c)² Var M_c,a. A neutral axis (λ_a = V_a = 0) is left out, as it is by
+    `critical_learning_rate`, which this equals. Infinite if every axis is neutral.
+
+    Raises:
+        ValueError: for a batch larger than its set.
+
+    Source: book, thm-two-sided, where the two sides meet.
+    """
+    lam, variance = _axis_moments(family, algorithm)
+    moved = (lam != 0) | (variance != 0)
+    if np.any(lam[moved] <= 0):
+        return 0.0
+    rates = 2 * lam[moved] / (lam[moved] ** 2 + variance[moved])
+    return float(rates.min(initial=np.inf))
+
+
+def mean_only_learning_rate(family: AxisFamily, algorithm: AscentDescent) -> float:
+    """2/λ_max(A), the edge for full batches; 0.0 if A has a negative eigenvalue.
+
+    Raises:
+        ValueError: for a batch larger than its set.
+    """
+    lam, _ = _axis_moments(family, algorithm)
+    if np.any(lam < 0):
+        return 0.0
+    return float(2 / lam.max()) if lam.max() > 0 else math.inf
+
+
+def axis_multipliers(
+    family: AxisFamily,
+    algorithm: AscentDescent,
+    learning_rate: float,
+    retain_counts: np.ndarray,
+    forget_counts: np.ndarray,
+) -> np.ndarray:
+    """X_a given how many of axis a's samples are in the batch; counts and result (..., q).
+
+    A multiplier smaller than the rounding of the terms it is the difference of is returned as 0:
+    in exact arithmetic it wipes the axis out, in floating point it must not come back.
+    """
+    c_r, c_f = family.curvatures()
+    ascent = learning_rate * algorithm.mixing / algorithm.forget_batch * c_f * forget_counts
+    descent = learning_rate * (
+        (1 - algorithm.mixing) / algorithm.retain_batch * c_r * retain_counts + algorithm.damping
+    )
+    X = (1 + ascent) - descent
+    X[np.abs(X) <= 8 * np.finfo(np.float64).eps * (1 + ascent + descent)] = 0.0
+    return X
+
+
+def joint_counts(
+    single: AxisFamily, algorithm: AscentDescent
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Counts (retain, forget), (s, 1) each, that can occur on the one axis, and their weights."""
+    require_batches(single, algorithm)
+    laws = [
+        count_distribution(int(group[0]), n, batch, algorithm.sampling) if weight else np.ones(1)
+        for group, n, batch, weight in (
+            (single.retain_group, single.n_retain, algorithm.retain_batch, 1 - algorithm.mixing),
+            (single.forget_group, single.n_forget, algorithm.forget_batch, algorithm.mixing),
+        )
+    ]
+    weights = np.outer(*laws)
+    counts = np.nonzero(weights)
+    return (counts[0][:, None], counts[1][:, None]), weights[counts]
+
+
+def _axis_moments(family: AxisFamily, algorithm: AscentDescent) -> tuple[np.ndarray, np.ndarray]:
+    """Mean λ_a and variance V_a of Â_aa, (q,) each, from the moments of the counts."""
+    require_batches(family, algorithm)
+    lam = np.full(len(family.retain_group), algorithm.damping)
+    variance = np.zeros_like(lam)
+    for sign, weight, n, batch, group, c in zip(
+        (1, -1),
+        (1 - algorithm.mixing, algorithm.mixing),
+        (family.n_retain, family.n_forget),
+        (algorithm.retain_batch, algorithm.forget_batch),
+        (family.retain_group, family.forget_group),
+        family.curvatures(),
+        strict=True,
+    ):
+        share = group / n
+        spread = {
+            "bernoulli": group * (batch / n) * (1 - batch / n),
+            "without_replacement": batch * share * (1 - share) * (n - batch) / max(n - 1, 1),
+            "with_replacement": batch * share * (1 - share),
+        }[algorithm.sampling]
+        lam += sign * weight * c * share
+        variance += (weight * c / batch) ** 2 * spread
+    return lam, variance

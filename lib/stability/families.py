@@ -1,0 +1,260 @@
+"""Random data of chosen coherence: gradients that share a direction within and between the sets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.checks import require_count, require_nonnegative
+from lib.stability.curvature import Curvature
+
+
+def angled_family(
+    n_retain: int,
+    n_forget: int,
+    dim: int,
+    *,
+    strength: float,
+    angle: float | Tensor,
+    seed: int,
+) -> Curvature:
+    """H_i = h_ih_iᵀ with h_i = √s·v + √((1−s)/d)·ξ_i, ξ_i ~ N(0, I_d), so E‖h_i‖² = 1.
+
+    The shared direction v is e_1 for retain samples and cos θ·e_1 + sin θ·e_2 for forget samples:
+    `strength` s sets the coherence within either set, `angle` θ that between them. Retain samples
+    come first.
+
+    Args:
+        n_retain, n_forget: n_r, n_f ≥ 1.
+        dim: d ≥ 2, dimension of parameter space.
+        strength: s ∈ [0, 1], share of a gradient's energy along the shared direction.
+        angle: θ in radians, one for the forget set or (n_forget,).
+        seed: of the ξ_i.
+
+    Raises:
+        ValueError: naming the argument, its value and the allowed range.
+    """
+    require_count("n_retain", n_retain, 1)
+    require_count("n_forget", n_forget, 1)
+    require_count("dim", dim, 2)
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must be in [0, 1], got {strength!r}")
+    theta = torch.as_tensor(angle, dtype=torch.float64)
+    if theta.shape not in ((), (n_forget,)) or not bool(theta.isfinite().all()):
+        raise ValueError(f"angle must be finite, one or ({n_forget},), got {angle!r}")
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n_retain + n_forget, dim, generator=generator, dtype=torch.float64)
+    gradients = math.sqrt((1 - strength) / dim) * noise
+    gradients[:n_retain, 0] += math.sqrt(strength)
+    gradients[n_retain:, 0] += math.sqrt(strength) * theta.cos()
+    gradients[n_retain:, 1] += math.sqrt(strength) * theta.sin()
+    forget = torch.arange(n_retain + n_forget) >= n_retain
+    return Curvature.from_gram(gradients @ gradients.T, forget)
+
+
+@dataclass(frozen=True, eq=False)
+class AxisFamily:
+    """Two sets of samples, each sample curving along one axis or not at all.
+
+    H_c = diag(sharpness of set c): on axis a `group[a]` samples of the set carry the mean sharpness
+    λ_c,a together, with curvature n_c λ_c,a / group[a] each; the set's other samples are flat. With
+    every sample in a group of equal size this is the grouped family of book, thm-two-sided.
+
+    Attributes:
+        n_retain, n_forget: sizes of the sets ≥ 1, flat samples included.
+        retain_group, forget_group: (q,) integers ≥ 0, samples on each axis.
+        retain_sharpness, forget_sharpness: (q,) λ_c,a ≥ 0; zero where the group is empty.
+
+    Raises:
+        ValueError: naming the attribute, its value and the allowed range.
+    """
+
+    n_retain: int
+    n_forget: int
+    retain_group: np.ndarray
+    forget_group: np.ndarray
+    retain_sharpness: np.ndarray
+    forget_sharpness: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("retain", "forget"):
+            n = getattr(self, f"n_{name}")
+            require_count(f"n_{name}", n, 1)
+            group = np.asarray(getattr(self, f"{name}_group"))
+            sharpness = np.asarray(getattr(self, f"{name}_sharpness"), dtype=np.float64)
+            object.__setattr__(self, f"{name}_group", group)
+            object.__setattr__(self, f"{name}_sharpness", sharpness)
+            _require_groups(name, group, sharpness, n)
+        if self.retain_group.shape != self.forget_group.shape:
+            raise ValueError(
+                "forget_group must have as many axes as retain_group, "
+                f"got {self.forget_group.shape} and {self.retain_group.shape}"
+            )
+
+    @classmethod
+    def from_curvature(cls, curvature: Curvature) -> AxisFamily:
+        """The family behind a Curvature whose samples lie on the coordinate axes.
+
+        Raises:
+            ValueError: if a sample curves along two axes, or two samples of one set along one axis
+                by different amounts.
+        """
+        diagonals = curvature.factors.square().sum(dim=2).cpu().numpy()
+        axes = np.count_nonzero(diagonals, axis=1)
+        if axes.max() > 1:
+            raise ValueError("curvature must have each sample on one axis, got one on more")
+        fields: list[np.ndarray] = []
+        for members in (~curvature.forget.cpu().numpy(), curvature.forget.cpu().numpy()):
+            of_set = diagonals[members]
+            group, top = np.count_nonzero(of_set, axis=0), of_set.max(axis=0)
+            if not np.allclose(np.where(of_set > 0, of_set, top), top, rtol=1e-12, atol=0):
+                raise ValueError("curvature must be equal within a set's group, got several values")
+            fields += [group, top * group / len(of_set)]
+        return cls(
+            curvature.n_retain, curvature.n_forget, fields[0], fields[2], fields[1], fields[3]
+        )
+
+    def curvatures(self) -> tuple[np.ndarray, np.ndarray]:
+        """Curvature of one sample on each axis, retain and forget, (q,) each; 0 where none is."""
+        return (
+            self.n_retain * self.retain_sharpness / np.maximum(self.retain_group, 1),
+            self.n_forget * self.forget_sharpness / np.maximum(self.forget_group, 1),
+        )
+
+    def on_axes(self, axes: np.ndarray) -> AxisFamily:
+        """The same samples, their curvature along the other axes left out; index or mask `axes`."""
+        return AxisFamily(
+            self.n_retain,
+            self.n_forget,
+            self.retain_group[axes],
+            self.forget_group[axes],
+            self.retain_sharpness[axes],
+            self.forget_sharpness[axes],
+        )
+
+    def curvature(self) -> Curvature:
+        """The same samples for the general solvers: axis by axis, flat ones last, retain first.
+
+        Raises:
+            ValueError: if no sample curves along some axis.
+        """
+        parts = []
+        for n, group, c in zip(
+            (self.n_retain, self.n_forget),
+            (self.retain_group, self.forget_group),
+            self.curvatures(),
+            strict=True,
+        ):
+            axis = np.repeat(np.arange(len(group)), group)
+            factors = torch.zeros(n, len(group), 1, dtype=torch.float64)
+            factors[np.arange(len(axis)), axis, 0] = torch.from_numpy(np.sqrt(c[axis]))
+            parts.append(factors)
+        forget = torch.arange(self.n_retain + self.n_forget) >= self.n_retain
+        return Curvature(torch.cat(parts), forget)
+
+
+def distinct_axes(family: AxisFamily) -> list[AxisFamily]:
+    """One family with a single axis for every kind of axis there is."""
+    fields = ("retain_group", "forget_group", "retain_sharpness", "forget_sharpness")
+    columns = [getattr(family, name) for name in fields]
+    _, first = np.unique(np.stack(columns), axis=1, return_index=True)
+    return [family.on_axes(first[k : k + 1]) for k in range(len(first))]
+
+
+def _require_groups(name: str, group: np.ndarray, sharpness: np.ndarray, n: int) -> None:
+    if group.ndim != 1 or not len(group) or not np.issubdtype(group.dtype, np.integer):
+        raise ValueError(f"{name}_group must be integers of shape (q,), got {group!r}")
+    if np.any(group < 0) or group.sum() > n:
+        raise ValueError(
+            f"{name}_group must be ≥ 0 with a sum of at most n_{name} = {n}, got {group!r}"
+        )
+    if sharpness.shape != group.shape or not np.all(np.isfinite(sharpness) & (sharpness >= 0)):
+        raise ValueError(
+            f"{name}_sharpness must be finite numbers ≥ 0, one per axis, got {sharpness!r}"
+        )
+    if np.any((sharpness > 0) & (group == 0)):
+        raise ValueError(f"{name}_sharpness must be 0 on axes without {name} samples")
+
+
+def gaussian_curvature(
+    n_retain: int, n_forget: int, dim: int, *, alignment: float = 0.0, seed: int = 0
+) -> Curvature:
+    """H_i = h_ih_iᵀ with h_i = √a u + √(1−a) ξ_i, ξ_i ~ N(0, I/dim) and u one unit vector.
+
+    The mean-square length of h_i is 1 at every alignment; samples go from nearly orthogonal at
+    a = 0 (in high dimension) to parallel at a → 1, within the sets and between them alike. Forget
+    samples stand last.
+
+    Args:
+        n_retain, n_forget: sizes of the two sets, each ≥ 1.
+        dim: number of parameters p ≥ 1.
+        alignment: a ∈ [0, 1), share of a sample's curvature along the shared direction.
+        seed: of the draw; the same ξ_i at every alignment.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+    """
+    for name, value in (("n_retain", n_retain), ("n_forget", n_forget), ("dim", dim)):
+        require_count(name, value, 1)
+    if not 0 <= alignment < 1:
+        raise ValueError(f"alignment must be in [0, 1), got {alignment!r}")
+    generator = torch.Generator().manual_seed(seed)
+    n = n_retain + n_forget
+    noise = torch.randn(n, dim, generator=generator, dtype=torch.float64) / dim**0.5
+    h = (1 - alignment) ** 0.5 * noise
+    h[:, 0] += alignment**0.5
+    return Curvature.from_gram(h @ h.T, torch.arange(n) >= n_retain)
+
+
+def grouped_family(
+    n_retain: int,
+    n_forget: int,
+    retain_group: int,
+    forget_group: int,
+    retain_sharpness: float,
+    forget_sharpness: float,
+) -> Curvature:
+    """H_i = (n_c λ_c/σ_c) e_g e_gᵀ for the σ_c samples of group g: the family on which bounds meet.
+
+    Samples of a set fill its groups in order, retain samples first; group g of either set curves
+    along the axis e_g. So H_c has the sharpness λ_c on every axis that a full group of set c
+    curves, and the coherence of set c is σ_c exactly. Where σ_c does not divide n_c the last group
+    has fewer samples of the same curvature, hence a sharpness below λ_c on its axis.
+
+    Args:
+        n_retain, n_forget: n_r, n_f ≥ 1.
+        retain_group, forget_group: group sizes σ_r ∈ [1, n_r], σ_f ∈ [1, n_f].
+        retain_sharpness, forget_sharpness: λ_r, λ_f ≥ 0, not both zero; per axis, of the set's mean
+            loss.
+
+    Raises:
+        ValueError: naming the argument, its value and the allowed range.
+
+    Source: book, thm-two-sided; with one set, Dexter et al. (ICLR 2024).
+    """
+    retain = _grouped_factors("retain", n_retain, retain_group, retain_sharpness)
+    forget = _grouped_factors("forget", n_forget, forget_group, forget_sharpness)
+    if retain_sharpness == forget_sharpness == 0:
+        raise ValueError("retain_sharpness and forget_sharpness must not both be 0")
+    q = max(retain.shape[1], forget.shape[1])
+    factors = torch.zeros(n_retain + n_forget, q, 1, dtype=torch.float64)
+    factors[:n_retain, : retain.shape[1], 0] = retain
+    factors[n_retain:, : forget.shape[1], 0] = forget
+    return Curvature(factors, torch.arange(n_retain + n_forget) >= n_retain)
+
+
+def _grouped_factors(name: str, n: int, group: int, sharpness: float) -> Tensor:
+    """√(nλ/σ) e_g for each of one set's samples, (n, number of axes the set curves)."""
+    require_count(f"n_{name}", n, 1)
+    require_count(f"{name}_group", group, 1)
+    if group > n:
+        raise ValueError(f"{name}_group must be in [1, {n}], the size of its set, got {group}")
+    require_nonnegative(f"{name}_sharpness", sharpness)
+    axes = torch.arange(n) // group
+    height = (n * sharpness / group) ** 0.5
+    count = int(axes[-1]) + 1 if sharpness else 0
+    return height * (axes[:, None] == torch.arange(count)).double()

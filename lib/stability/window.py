@@ -1,0 +1,140 @@
+"""The unlearning window: the learning rates that forget within a budget and spare the rest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from scipy.optimize import brentq
+
+from lib.checks import is_finite, require_count
+from lib.stability.algorithm import AscentDescent
+from lib.stability.curvature import Curvature
+from lib.stability.dynamics import critical_learning_rate, growth_factor
+from lib.stability.second_moment import SecondMoment
+
+# Growth per step that the Lanczos run of `growth_factor` cannot tell from none.
+_RESOLUTION = 1e-11
+
+
+@dataclass(frozen=True)
+class Window:
+    """Learning rates that forget within a budget of steps and leave the retain set stable.
+
+    Attributes:
+        low: η_low, at which E‖δ‖² grows by the asked amplification in exactly the budget; slower
+            rates forget nothing in time. Infinite if no rate does.
+        high: η_high, above which the retain dynamics alone lose mean-square stability. Infinite
+            where nothing is descended on (mixing 1, no damping).
+        learning_rate: the rate to which stop_step belongs: the geometric middle of an open window,
+            as far from either edge in factors; min(low, high) where the model resists (the fastest
+            rate that spares the retain set) or there is no upper edge.
+        stop_step: steps, not rounded, until E‖δ‖² has grown by the amplification at learning_rate:
+            at most the budget in an open window, more than it where the model resists, infinite if
+            it never grows that far.
+    """
+
+    low: float
+    high: float
+    learning_rate: float
+    stop_step: float
+
+    @property
+    def resists(self) -> bool:
+        """Whether no rate forgets within the budget without losing the retain set: low > high."""
+        return self.low > self.high
+
+
+def unlearning_window(
+    curvature: Curvature, algorithm: AscentDescent, *, steps: int, amplification: float
+) -> Window:
+    """Window between η_low, ρ(T_η)^K = τ, and η_high, η* of the retain terms alone.
+
+    ρ(T_η) is a maximum of convex quadratics in η and 1 at η = 0, so it passes τ^{1/K} > 1 once.
+    η_high keeps the weight 1−α (and the damping) on the retain terms and drops the forget terms.
+
+    Args:
+        curvature: per-sample curvature at the optimum.
+        algorithm: the update.
+        steps: the budget K ≥ 1, in updates.
+        amplification: τ > 1, growth of E‖δ‖² (not of ‖δ‖) that counts as forgotten.
+
+    Raises:
+        ValueError: naming the argument, the value and the allowed range.
+        RuntimeError: if the Lanczos run does not converge.
+
+    Source: book, thm-window.
+    """
+    require_count("steps", steps, 1)
+    _require_amplification(amplification)
+    if math.log(amplification) / steps <= _RESOLUTION:
+        raise ValueError(
+            f"amplification must exceed exp({_RESOLUTION} · steps), the resolution of ρ(T), "
+            f"got {amplification!r} in {steps} steps"
+        )
+    low = _reaching_rate(curvature, algorithm, math.exp(math.log(amplification) / steps))
+    high = _retain_critical_rate(curvature, algorithm)
+    rate = math.sqrt(low * high) if low <= high < math.inf else min(low, high)
+    stop = math.inf
+    if rate < math.inf:
+        stop = stopping_step(curvature, algorithm, rate, amplification=amplification)
+    return Window(low=low, high=high, learning_rate=rate, stop_step=stop)
+
+
+def stopping_step(
+    curvature: Curvature, algorithm: AscentDescent, learning_rate: float, *, amplification: float
+) -> float:
+    """log τ / log ρ(T_η): steps, not rounded, in which E‖δ‖² grows by τ at the long-run pace.
+
+    Infinite where ρ(T_η) ≤ 1 (to 1e-11, the accuracy of ρ).
+
+    Args:
+        curvature, algorithm, learning_rate: as in `growth_factor`.
+        amplification: τ > 1, of E‖δ‖².
+
+    Raises:
+        ValueError: naming the argument, the value and the allowed range.
+        RuntimeError: if the Lanczos run does not converge.
+
+    Source: book, thm-window.
+    """
+    _require_amplification(amplification)
+    rho = growth_factor(curvature, algorithm, learning_rate)
+    return math.log(amplification) / math.log(rho) if rho > 1 + _RESOLUTION else math.inf
+
+
+def _reaching_rate(curvature: Curvature, algorithm: AscentDescent, target: float) -> float:
+    """The η > 0 with ρ(T_η) = target > 1; infinite if 𝒬 = 0, where ρ is 1 at every rate.
+
+    Bracketed from above by ρ(T_η) ≥ ⟨X, T_ηX⟩/⟨X, X⟩ = 1 − 2ηa + η²c at X = I: past the larger root
+    of this parabola the growth is beyond the target.
+    """
+    moment = SecondMoment.of(curvature, algorithm)
+    lam = moment.eigenvalues
+    eye = torch.eye(len(lam)).to(lam)
+    a = float(lam.mean())
+    c = float(lam.square().mean() + moment.noise(eye).trace() / len(lam))
+    if c <= moment.rounding**2:
+        return math.inf
+    beyond = (a + math.sqrt(a * a + c * (target - 1))) / c
+
+    def excess(rate: float) -> float:
+        return growth_factor(curvature, algorithm, rate) - target if rate else 1 - target
+
+    # A touch further, so that rounding cannot leave ρ at X = I just below the target.
+    return float(brentq(excess, 0.0, beyond * (1 + 1e-6), rtol=1e-10, xtol=1e-12 * beyond))
+
+
+def _retain_critical_rate(curvature: Curvature, algorithm: AscentDescent) -> float:
+    """η* of T without the forget terms, which see η only through η(1−α) and η(1−α)·λ/(1−α)."""
+    weight = 1 - algorithm.mixing
+    if weight == 0:
+        return 2 / algorithm.damping if algorithm.damping else math.inf
+    retain_only = replace(algorithm, mixing=0.0, damping=algorithm.damping / weight)
+    return critical_learning_rate(curvature, retain_only) / weight
+
+
+def _require_amplification(amplification: float) -> None:
+    if not (is_finite(amplification) and amplification > 1):
+        raise ValueError(f"amplification must be a finite number > 1, got {amplification!r}")

@@ -1,0 +1,19 @@
+"""papermill over many parameters, from one cell to a cluster."""
+
+from lib.sweep.command import main
+from lib.sweep.points import Plan, Point, Space, make_plan
+from lib.sweep.pools import ClusterPool, LocalPool, Pool
+from lib.sweep.runner import Summary, run
+
+__all__ = [
+    "ClusterPool",
+    "LocalPool",
+    "Plan",
+    "Point",
+    "Pool",
+    "Space",
+    "Summary",
+    "main",
+    "make_plan",
+    "run",
+]

@@ -1,0 +1,164 @@
+"""Run a notebook over many parameters; killed at any moment, it goes on where it was.
+
+    python -m lib.sweep book/coherence.ipynb --grid mixing=0.05,0.1 --repeat seed=0:5 --out results/
+
+Each point is one papermill run. What the notebook glued (numbers, bools, strings) is stored as one
+row by `lib.store`; `store.load(folder)` gives the table. A point's file name is a hash of the
+notebook's code, of the modules of `lib/` behind it and of all parameters: what is there and whole
+is not computed again, and a change recomputes exactly what depends on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+from lib import store
+from lib.sweep.point import CodeChanged
+from lib.sweep.points import Plan, Space, make_plan
+from lib.sweep.pools import ClusterPool, LocalPool, Pool
+from lib.sweep.runner import Summary, describe, run
+
+SHOWN = 20  # points a dry run lists
+
+
+def foreign_results(plan: Plan, folder: Path) -> int:
+    """Results in the folder that the plan's code did not compute, or that are not whole JSON."""
+    count = 0
+    for stem in store.results_below(folder):
+        try:
+            content = json.loads(stem.with_name(stem.name + ".json").read_bytes())
+            count += content.get("code") != plan.code
+        except (ValueError, AttributeError):
+            count += 1
+    return count
+
+
+def print_plan(plan: Plan, folder: Path, workers: int) -> None:
+    """What a run would do, and how long it may take, judged by results already in the folder."""
+    seconds, there = [], 0
+    planned = {plan.stem(point) for point in plan.points}
+    for stem in store.results_below(folder):
+        try:
+            known = store.read(stem).provenance
+        except ValueError:
+            continue
+        if stem.name.startswith(f"{plan.name}-"):
+            seconds.append(known.seconds)
+            there += stem.name in planned
+    left = len(plan.points) - there
+    print(f"{plan.name}, code {plan.code}: {len(plan.points)} points, {there} already there")
+    for point in plan.points[:SHOWN]:
+        print(f"  {describe(point)}")
+    if len(plan.points) > SHOWN:
+        print(f"  … and {len(plan.points) - SHOWN} more")
+    if seconds:
+        each = statistics.mean(seconds)
+        print(
+            f"about {left * each / workers:.0f} s, at {each:.1f} s a point and {workers} at a time"
+        )
+    else:
+        print("time unknown until a first point has run")
+
+
+def print_summary(plan: Plan, folder: Path, summary: Summary) -> None:
+    """The closing lines."""
+    for line in summary.damaged:
+        print(f"recomputed: {line}")
+    for stem, line in summary.failed.items():
+        print(f"FAILED {line}\n  see {folder / stem}{store.FAILED}")
+    left = summary.points - summary.computed - summary.reused - len(summary.failed)
+    print(
+        f"{summary.points} points: {summary.computed} computed, {summary.reused} already there, "
+        f"{len(summary.failed)} failed" + (f", {left} left" if left else "")
+    )
+    foreign = foreign_results(plan, folder)
+    if foreign:
+        print(
+            f"{foreign} other results, of other code or damaged, stand in {folder}; "
+            f"store.load({str(folder)!r}, code={plan.code!r}) reads this sweep's"
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Exit status 0: all points there; 1: not all; 2: bad arguments; 130: Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        draws, *random = options.random or ["0"]
+        space = Space(
+            _assignments([*options.grid, *options.repeat]),
+            _assignments(options.zip),
+            _assignments(random),
+            _count(draws),
+            options.seed,
+        )
+        plan = make_plan(options.notebook, space)
+        if options.dry_run:
+            print_plan(plan, options.out, options.workers)
+            return 0
+        cluster = options.scheduler
+        pool: Pool = ClusterPool(cluster) if cluster else LocalPool(options.workers)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        return 2
+    try:
+        summary = run(plan, options.out, pool, notebooks=options.keep_notebooks)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (CodeChanged, OSError) as error:
+        print(f"sweep: stopped, {error}; the same command goes on from here", file=sys.stderr)
+        return 1
+    print_summary(plan, options.out, summary)
+    return 0 if summary.complete else 1
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"--random must begin with the number of draws, got {text!r}")
+    return int(text)
+
+
+def _assignments(texts: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or not name.isidentifier() or not values:
+            raise ValueError(f"must be name=values, got {text!r}")
+        if name in found:
+            raise ValueError(f"parameter {name!r} must be given once, got it twice")
+        found[name] = values
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib.sweep", description=main.__doc__)
+    add = parser.add_argument
+    values: dict[str, Any] = {
+        "nargs": "+",
+        "action": "extend",
+        "default": [],
+        "metavar": "NAME=VALUES",
+    }
+    add("notebook", help="an .ipynb file, or an address that papermill reads")
+    add("--grid", **values, help="every combination; a,b,c or lin:low:high:n or log:low:high:n")
+    add("--repeat", **values, help="as --grid; for integers, low:high (high left out)")
+    add("--zip", **values, help="lists of one length, taken side by side")
+    add("--random", nargs="+", help="N NAME=uniform:a:b|loguniform:a:b|integer:a:b|choice:a,b …")
+    add("--seed", type=int, default=0, help="of the random draws")
+    add("--out", type=Path, required=True, help="folder of the results")
+    add("--workers", type=int, default=joblib.cpu_count(), help="points at a time, here")
+    add("--scheduler", metavar="ADDRESS", help="of a Dask cluster to run on instead")
+    add("--keep-notebooks", metavar="WHERE", help="folder or address for executed notebooks")
+    add("--dry-run", action="store_true", help="print the plan and its time, compute nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

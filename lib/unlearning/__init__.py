@@ -1,0 +1,15 @@
+"""Unlearning any torch model: the real update, measured against its prediction."""
+
+from lib.unlearning.ascent_descent import Growth, ModuleRuns, measure_growth, unlearn
+from lib.unlearning.images import Digits, digits
+from lib.unlearning.interpolation import interpolate
+
+__all__ = [
+    "Digits",
+    "Growth",
+    "ModuleRuns",
+    "digits",
+    "interpolate",
+    "measure_growth",
+    "unlearn",
+]

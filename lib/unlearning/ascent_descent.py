@@ -1,0 +1,208 @@
+"""Ascent–descent on real networks, from their trained optimum.
+
+`ascent_descent` runs batches of signal-plus-noise CNNs exactly on their coefficients; `unlearn`
+runs any module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from torch.nn.utils import parameters_to_vector
+
+from lib.checks import require_count, require_nonnegative
+from lib.cnn.unlearning import Trajectory, ascent_descent
+from lib.stability.algorithm import AscentDescent, sample_weights
+from lib.stability.curvature import Curvature
+from lib.stability.dynamics import growth_mode
+from lib.stability.jacobian import loss_jacobian
+
+__all__ = [
+    "Growth",
+    "ModuleRuns",
+    "Trajectory",
+    "ascent_descent",
+    "measure_growth",
+    "parameter_basis",
+    "unlearn",
+]
+
+
+@dataclass(frozen=True)
+class ModuleRuns:
+    """Independent runs of one module.
+
+    distance (steps+1, runs): ‖w_k − w*‖, in units of the weights; forget_loss, retain_loss
+    (steps+1, runs): mean squared loss ½(f − y)² over each set.
+    """
+
+    distance: Tensor
+    forget_loss: Tensor
+    retain_loss: Tensor
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Growth factor of E‖δ‖² per step at one learning rate.
+
+    predicted: ρ(T), from the curvature at the optimum alone; observed: that of the network's runs;
+    error: its standard error over the runs.
+    """
+
+    learning_rate: float
+    predicted: float
+    observed: float
+    error: float
+
+
+def parameter_basis(curvature: Curvature, jacobian: Tensor) -> Tensor:
+    """U's orthonormal basis in parameter space, E = (ΦΦᵀ)⁻¹ΦJ, so that J = ΦᵀE; (q, p).
+
+    A displacement with coordinates z in U is Eᵀz in parameters.
+
+    Args:
+        curvature: of the model at the optimum.
+        jacobian: (n, r, p), from `lib.stability.loss_jacobian` at the same point.
+    """
+    stacked = curvature.stacked
+    return torch.linalg.solve(stacked @ stacked.T, stacked @ jacobian.flatten(0, 1))
+
+
+def unlearn(
+    model: torch.nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    forget: Tensor,
+    algorithm: AscentDescent,
+    learning_rate: float,
+    *,
+    steps: int,
+    start: Tensor,
+    seed: int,
+) -> ModuleRuns:
+    """Ascent–descent on the squared loss of any module, many runs side by side; nonlinear, exact.
+
+    w ← w − η[(1−α)/B_r Σ_{i∈R_k} ∇ℓ_i(w) − α/B_f Σ_{j∈F_k} ∇ℓ_j(w) + λ(w − w*)], w* the model's
+    parameters as given. The model itself is not changed.
+
+    Args:
+        model: module at its optimum, in eval mode, f: (n, …) → (n,) or (n, 1).
+        inputs, targets, forget: (n, …), (n,) or (n, 1), (n,) bool.
+        algorithm: the update; fresh batches for every run and step.
+        learning_rate: η ≥ 0.
+        steps: number of updates ≥ 0.
+        start: (runs, p) displacements w_0 − w*, in the order of the trainable parameters.
+        seed: of the batches.
+
+    Raises:
+        ValueError: naming the argument, for shapes that do not fit or a start that is not finite.
+
+    Source: book, chapter linearized_dynamics, the update before linearisation.
+    """
+    require_nonnegative("learning_rate", learning_rate)
+    require_count("steps", steps, 0)
+    named = {k: v.detach() for k, v in model.named_parameters() if v.requires_grad}
+    optimum = parameters_to_vector(list(named.values()))
+    sizes, shapes = [v.numel() for v in named.values()], [v.shape for v in named.values()]
+
+    _require_shapes(inputs, targets, forget, start, optimum)
+    targets = targets.reshape(-1)  # (n, 1) would broadcast against the outputs to (n, n)
+
+    def losses(weights: Tensor) -> Tensor:
+        parts = [w.view(s) for w, s in zip(weights.split(sizes), shapes, strict=True)]
+        outputs = functional_call(model, dict(zip(named, parts, strict=True)), (inputs,))
+        return 0.5 * (outputs.reshape(-1) - targets).square()
+
+    slope = vmap(grad(lambda weights, c: (c * losses(weights)).sum()))
+    sets = algorithm.sets(forget)
+    generator = torch.Generator(start.device).manual_seed(seed)
+    delta, record = start.clone(), []
+    for k in range(steps + 1):
+        with torch.no_grad():
+            per_sample = vmap(losses)(optimum + delta)
+        record.append((delta, per_sample[:, forget].mean(1), per_sample[:, ~forget].mean(1)))
+        if k < steps:
+            weights = sample_weights(algorithm, sets, len(start), generator).T
+            step = slope(optimum + delta, weights) + algorithm.damping * delta
+            delta = delta - learning_rate * step
+    distance = torch.stack([torch.linalg.vector_norm(d, dim=1) for d, _, _ in record])
+    return ModuleRuns(
+        distance,
+        forget_loss=torch.stack([f for _, f, _ in record]),
+        retain_loss=torch.stack([r for _, _, r in record]),
+    )
+
+
+def _require_shapes(
+    inputs: Tensor, targets: Tensor, forget: Tensor, start: Tensor, optimum: Tensor
+) -> None:
+    n, p = len(inputs), len(optimum)
+    if targets.shape not in ((n,), (n, 1)):
+        raise ValueError(f"targets must have shape ({n},) or ({n}, 1), got {tuple(targets.shape)}")
+    if forget.dtype != torch.bool or forget.shape != (n,):
+        raise ValueError(
+            f"forget must be bool of shape ({n},), got {forget.dtype} of {tuple(forget.shape)}"
+        )
+    if start.ndim != 2 or start.shape[1] != p or not bool(start.isfinite().all()):
+        raise ValueError(f"start must be finite of shape (runs, {p}), got {tuple(start.shape)}")
+
+
+def measure_growth(
+    model: torch.nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    forget: Tensor,
+    algorithm: AscentDescent,
+    learning_rate: float,
+    *,
+    steps: int,
+    runs: int,
+    seed: int,
+    size: float = 1e-6,
+) -> Growth:
+    """Growth of the network's mean ‖w_k − w*‖² per step, against ρ(T) from its curvature.
+
+    The runs start at w* + δ_0, δ_0 ~ N(0, size² X) with X the PSD eigenmatrix of T: the one start
+    from which the linearised E‖δ_k‖² is exactly ρ(T)^k E‖δ_0‖² at every k, with no transient.
+
+    Args:
+        model, inputs, targets, forget, algorithm, learning_rate: as in `unlearn`.
+        steps, runs: updates per run ≥ 1 and runs ≥ 2.
+        seed: of the starts and the batches.
+        size: root-mean-square length of δ_0, in units of the weights; small, to stay linear.
+
+    Returns:
+        observed = (mean_r ‖δ_K^r‖² / mean_r ‖δ_0^r‖²)^{1/K}, its error by the delta method.
+
+    Source: book, thm-exact-criterion.
+    """
+    require_count("steps", steps, 1)
+    require_count("runs", runs, 2)
+    jacobian = loss_jacobian(model, inputs, targets, "squared")
+    curvature = Curvature.from_model(model, inputs, targets, forget)
+    rho, X = growth_mode(curvature, algorithm, learning_rate)
+    values, vectors = torch.linalg.eigh(X)
+    # X is PSD up to rounding, which leaves eigenvalues of either sign around zero.
+    root = vectors * values.clamp_min(0).sqrt()
+    generator = torch.Generator(X.device).manual_seed(seed)
+    normal = torch.randn(runs, len(X), generator=generator, device=X.device, dtype=X.dtype)
+    start = size * normal @ root.T @ parameter_basis(curvature, jacobian)
+    path = unlearn(
+        model,
+        inputs,
+        targets,
+        forget,
+        algorithm,
+        learning_rate,
+        steps=steps,
+        start=start,
+        seed=seed,
+    )
+    first, last = path.distance[0].square(), path.distance[-1].square()
+    ratio = last.mean() / first.mean()
+    observed = float(ratio ** (1 / steps))
+    relative = float((last - ratio * first).std() / runs**0.5 / last.mean())
+    return Growth(learning_rate, rho, observed, observed * relative / steps)

@@ -1,0 +1,53 @@
+"""Real images that ship with a package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from lib.checks import require_count
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Handwritten digits with one bit to learn.
+
+    images (n, 64) in [0, 1]; labels (n,) +1 for even digits, −1 for odd; digits (n,) 0 … 9;
+    forget (n,) bool, True for the last n_forget samples.
+    """
+
+    images: Tensor
+    labels: Tensor
+    digits: Tensor
+    forget: Tensor
+
+
+def digits(n_retain: int, n_forget: int, *, seed: int = 0) -> Digits:
+    """A random draw, without replacement, from scikit-learn's bundled 8 × 8 digits (1,797 images).
+
+    Args:
+        n_retain, n_forget: sizes of the two sets, each ≥ 1, together ≤ 1,797.
+        seed: of the draw.
+
+    Raises:
+        ValueError: naming the size that is out of range.
+
+    Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits (UCI, 1998).
+    """
+    require_count("n_retain", n_retain, 1)
+    require_count("n_forget", n_forget, 1)
+    images, numbers = load_digits(return_X_y=True)
+    n = n_retain + n_forget
+    if n > len(numbers):
+        raise ValueError(f"n_retain + n_forget must be at most {len(numbers)}, got {n}")
+    chosen = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))[:n]
+    drawn = torch.as_tensor(numbers)[chosen]
+    return Digits(
+        images=torch.as_tensor(images)[chosen] / 16,
+        labels=1.0 - 2.0 * (drawn % 2).double(),
+        digits=drawn,
+        forget=torch.arange(n) >= n_retain,
+    )

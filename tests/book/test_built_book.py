@@ -1,0 +1,99 @@
+"""The built HTML as a reader meets it; skipped until `make book` has built it."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from lib.book import pages
+
+HTML = pages.ROOT / "_build" / "html" / "book"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome") or ""
+PAGES = pages.executable_pages()
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+needs_book = pytest.mark.skipif(not HTML.exists(), reason="the book is not built; run make book")
+
+
+class Reader(HTMLParser):
+    """Collects the text a reader sees, the links, and what the page loads."""
+
+    SILENT = ("script", "style", "code", "pre", "mjx-assistive-mml")
+
+    def __init__(self):
+        super().__init__()
+        self.silent, self.text, self.links, self.loaded, self.images, self.classes = (
+            0,
+            [],
+            [],
+            [],
+            [],
+            set(),
+        )
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.silent += tag in self.SILENT
+        self.classes |= set((values.get("class") or "").split())
+        if tag == "a":
+            self.links.append(values.get("href") or "")
+        if tag == "script" and "src" in values:
+            self.loaded.append(values["src"])
+        if tag == "link" and values.get("rel") == "stylesheet":
+            self.loaded.append(values["href"])
+        if tag == "img":
+            self.images.append(values)
+
+    def handle_endtag(self, tag):
+        self.silent -= tag in self.SILENT
+
+    def handle_data(self, data):
+        if not self.silent:
+            self.text.append(data)
+
+
+def read(html):
+    reader = Reader()
+    reader.feed(html)
+    return reader
+
+
+@needs_book
+@each_page
+def test_page_is_whole_offline_and_opens_in_colab(page):
+    reader = read((HTML / f"{page.stem}.html").read_text())
+    path = pages.repository_url().removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{path}/blob/main/book/{page.stem}.ipynb"
+    assert colab in reader.links
+    assert not [src for src in reader.loaded if re.match(r"(https?:)?//", src)]
+    assert not {"stderr", "output_stderr", "traceback", "problematic"} & reader.classes
+    figures = [image for image in reader.images if "_images" in image.get("src", "")]
+    assert figures
+    for image in figures:
+        assert len(image.get("alt", "")) > 40, image
+
+
+@needs_book
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
+@each_page
+def test_page_shows_no_raw_tex_in_a_browser(page, tmp_path):
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path}",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        f"file://{HTML}/{page.stem}.html",
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    source = (HTML / f"{page.stem}.html").read_text()
+    assert dom.count("<mjx-container") >= source.count('class="math ')
+    seen = " ".join(read(dom).text)
+    assert not re.search(r"\\[(\[]|\$|\\[a-zA-Z]{2,}|\{glue:|\{prf:|Traceback|Warning:", seen)

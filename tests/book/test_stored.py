@@ -1,0 +1,71 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from lib import store
+from lib.book import benign_overfitting as benign_map
+from lib.book import stored as stored_results
+from lib.book.benign_overfitting import BenignTask, map_of
+from lib.experiments.benign_overfitting import error_map
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """A table of one number, and a file that counts how often it was computed."""
+
+    value: float
+    log: str
+    cost: float = 1.0
+
+    def parameters(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def table(self, device: str | None) -> pd.DataFrame:
+        with Path(self.log).open("a") as log:
+            log.write("x")
+        return pd.DataFrame({"double": [2 * self.value + 1e-9]})
+
+
+def test_only_what_is_missing_damaged_or_stale_is_computed(tmp_path):
+    log, folder = tmp_path / "log", tmp_path / "results"
+    named = {"a": Doubling(1.0, str(log)), "b": Doubling(2.0, str(log))}
+    assert stored_results.bring_up_to_date(named, folder, "code") == ["a", "b"]
+    assert stored_results.bring_up_to_date(named, folder, "code") == []
+    assert log.read_text() == "xx"
+    found = stored_results.read(named, folder, "code")
+    assert found["b"].table["double"].tolist() == [4.0]  # five digits
+    (folder / "a.csv").write_text("double\n3.0\n")
+    assert stored_results.bring_up_to_date(named, folder, "code") == ["a"]
+    named["b"] = Doubling(5.0, str(log))
+    with pytest.raises(store.StaleResult, match="value"):
+        stored_results.read(named, folder, "code")
+    assert stored_results.bring_up_to_date(named, folder, "code") == ["b"]
+    assert stored_results.bring_up_to_date(named, folder, "other code") == ["a", "b"]
+
+
+def test_the_kou_map_is_read_where_it_is_stored_and_computed_where_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(benign_map, "FOLDER", tmp_path)
+    task = BenignTask(norm_step=5.0, dim_step=500, repeats=2, seed=3)
+    live, _ = map_of(task)
+    expected = error_map([0.0, 5.0], [100, 600], repeats=2, seed=3)
+    torch.testing.assert_close(live.test_error, expected.test_error, rtol=1e-4, atol=0)
+    stored_results.bring_up_to_date({"map": task}, tmp_path, store.code_hash(benign_map.SOURCE))
+    stored, made = map_of(task)
+    assert torch.equal(stored.test_error, live.test_error)
+    assert torch.equal(stored.train_loss, live.train_loss)
+    assert made.finished != "now"
+    other, made = map_of(BenignTask(norm_step=5.0, dim_step=500, repeats=2, seed=4))
+    assert made.finished == "now"
+    assert not torch.equal(other.train_loss, live.train_loss)
+
+
+def test_a_stored_kou_map_of_other_code_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(benign_map, "FOLDER", tmp_path)
+    task = BenignTask(norm_step=5.0, dim_step=500, repeats=1)
+    stored_results.bring_up_to_date({"map": task}, tmp_path, "other code")
+    with pytest.raises(store.StaleResult, match="make sweep"):
+        map_of(task)

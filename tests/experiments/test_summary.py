@@ -1,0 +1,85 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.experiments.summary import MapGrid, disagreements, frontier, missed_cells, near_frontier
+
+X, Y, SEEDS = [0.1, 1.0, 10.0], [1, 2, 3, 4], 3
+
+
+def table(escape, **columns):
+    """One row per cell and seed; a function of (x index, y index, seed) for each column."""
+    names = {"escape_step": escape, **columns}
+    rows = [
+        {"snr": x, "batch": y, "seed": s, **{n: f(i, j, s) for n, f in names.items()}}
+        for i, x in enumerate(X)
+        for j, y in enumerate(Y)
+        for s in range(SEEDS)
+    ]
+    return pd.DataFrame(rows)
+
+
+def step(yes):
+    return 7.0 if yes else np.inf
+
+
+def grid():
+    """Escapes from row 2 up, in one more cell than predicted, where two of three seeds escape."""
+    return MapGrid.of(
+        table(
+            lambda i, j, s: step(j >= 2 or ((i, j) == (1, 1) and s < 2)),
+            typical=lambda i, j, s: 1.0 if j >= 2 else -1.0,
+            mean_square=lambda i, j, s: np.inf if j >= 2 or (i, j) == (1, 1) else -1.0,
+            mean=lambda i, j, s: -1.0,
+            twin_step=lambda i, j, s: step(j >= 2 or (i, j) == (1, 1)),
+            forget_step=lambda i, j, s: step(j == 3 and i > 0),
+            twin_forget_step=lambda i, j, s: step(j == 3),
+        ).sample(frac=1, random_state=0)
+    )
+
+
+def test_rows_in_any_order_come_to_their_cells():
+    g = grid()
+    assert g.share("escape").shape == (4, 3)
+    expected = np.array([[0, 0, 0], [0, 2 / 3, 0], [1, 1, 1], [1, 1, 1]])
+    np.testing.assert_allclose(g.share("escape"), expected)
+
+
+def test_agreement_displacement_and_stable_cells():
+    g = grid()
+    assert g.agreement() == pytest.approx(11 / 12)
+    assert g.agreement("mean") == pytest.approx(5 / 12)
+    assert g.agreement("mean_square") == 1.0
+    assert g.displacement() == 0.0  # of 0, 2/3, 0 cells: the median
+    assert g.displacement("mean") == 2.0
+    assert g.stable_escapes() == (0, 5)
+    assert g.summary()["typical"] == pytest.approx(100 * 11 / 12)
+
+
+def test_near_is_within_two_cells():
+    predicted = np.zeros((7, 1), dtype=bool)
+    predicted[4:] = True
+    assert near_frontier(predicted)[:, 0].tolist() == [False, False, True, True, True, True, False]
+
+
+def test_kinds_of_disagreement():
+    kinds = disagreements(grid())
+    cell = 100 / 12
+    assert kinds["chance"] == pytest.approx(cell)  # its twins escape, too
+    assert kinds["kinks"] == 0
+    assert kinds["restabilised"] == pytest.approx(cell)  # SNR 0.1, batch 4
+    assert kinds["early"] == 0
+
+
+def test_missed_cells_one_by_one():
+    (row,) = missed_cells(grid()).to_dict("records")
+    assert (row["snr"], row["batch"]) == (1.0, 2)
+    assert row["typical"] == -1.0
+    assert row["networks"] == pytest.approx(2 / 3)
+    assert row["twins"] == 1.0
+
+
+def test_the_frontier_is_interpolated_and_missing_where_there_is_none():
+    g = grid()
+    share = np.array([[0, 0, 1], [0.25, 0, 1], [0.75, 0, 1], [1, 0, 1]])
+    np.testing.assert_allclose(frontier(g, share), [2.5, np.nan, np.nan])

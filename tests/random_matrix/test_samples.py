@@ -1,0 +1,107 @@
+"""The samplers against numpy, from the same rows."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+
+from lib.random_matrix.samples import (
+    GaussianEnsemble,
+    kolmogorov_distance,
+    sample_averaging_error,
+    sample_coherence,
+    sample_critical_mixing,
+    sample_escape_steps,
+    sample_spectra,
+    sample_top_pairs,
+)
+from lib.random_matrix.signal import averaging_test_error, detectability
+
+ENSEMBLE = GaussianEnsemble(12, 30, 9, shared_strength=8.0)
+
+
+def dense(ensemble, draw):
+    rows = ensemble.rows(5, draw).numpy()
+    retain, forget = rows[: ensemble.n_retain], rows[ensemble.n_retain :]
+    return retain.T @ retain / len(retain), forget.T @ forget / len(forget)
+
+
+def test_spectra_and_top_pairs_are_those_of_the_dense_difference():
+    spectra = sample_spectra(ENSEMBLE, 0.3, draws=3, seed=5).numpy()
+    pairs = sample_top_pairs(ENSEMBLE, 0.3, draws=3, seed=5).numpy()
+    for draw in range(3):
+        retain, forget = dense(ENSEMBLE, draw)
+        values, vectors = np.linalg.eigh(0.7 * retain - 0.3 * forget)
+        assert spectra[draw] == pytest.approx(values)
+        assert pairs[draw] == pytest.approx([values[-1], vectors[0, -1] ** 2])
+
+
+def test_escape_steps_are_those_of_the_dense_difference():
+    found = sample_escape_steps(ENSEMBLE, 0.6, draws=3, seed=5).numpy()
+    for draw in range(3):
+        retain, forget = dense(ENSEMBLE, draw)
+        rate = 1 / (0.4 * np.linalg.eigvalsh(retain)[-1])
+        lowest = np.linalg.eigvalsh(0.4 * retain - 0.6 * forget)[0]
+        assert found[draw] == pytest.approx(np.log(1e3) / np.log(1 - rate * lowest))
+    assert bool(torch.isinf(sample_escape_steps(ENSEMBLE, 0.0, draws=1, seed=5)).all())
+
+
+def test_kolmogorov_distance_counts_the_atom():
+    ensemble = GaussianEnsemble(400, 100, 100)
+    values = sample_spectra(ensemble, 0.3, draws=1, seed=0)[0]
+    assert kolmogorov_distance(values, 0.3, ensemble) < 0.02
+    assert kolmogorov_distance(values + 0.5, 0.3, ensemble) > 0.3  # the atom has left zero
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.4])
+def test_critical_mixing_is_a_generalised_eigenvalue(damping):
+    found = sample_critical_mixing(ENSEMBLE, damping, draws=2, seed=5).numpy()
+    for draw in range(2):
+        retain, forget = dense(ENSEMBLE, draw)
+        pull = retain + damping * np.eye(12)
+        assert found[draw] == pytest.approx(
+            1 / linalg.eigh(retain + forget, pull, eigvals_only=True)[-1]
+        )
+
+
+def test_curvature_keeps_the_gram_matrix_with_few_and_with_many_samples():
+    for ensemble in (ENSEMBLE, GaussianEnsemble(40, 6, 5)):
+        rows = ensemble.rows(0)
+        assert torch.allclose(ensemble.curvature(0).gram, rows @ rows.T)
+
+
+def test_more_draws_extend_a_run():
+    few = sample_spectra(ENSEMBLE, 0.3, draws=2, seed=1)
+    more = sample_spectra(ENSEMBLE, 0.3, draws=4, seed=1)
+    assert torch.equal(few, more[:2])
+    assert not torch.equal(more[0], more[1])
+
+
+def test_strengths_enter_the_covariance():
+    ensemble = GaussianEnsemble(3, 40000, 40000, shared_strength=2.0, forget_strength=5.0)
+    retain, forget = ensemble.means(0)
+    assert float(retain[0, 0]) == pytest.approx(3, rel=0.03)
+    assert float(forget[0, 0]) == pytest.approx(8, rel=0.03)
+    assert float(forget[1, 1]) == pytest.approx(1, rel=0.03)
+
+
+def test_coherence_of_a_pure_signal_is_full():
+    found = sample_coherence(1e4, 50, 8, 5, draws=1, seed=0)[0]
+    assert found.numpy() == pytest.approx([1, 8, 5, 1], rel=1e-3)
+
+
+def test_averaging_error_concentrates_on_its_limit():
+    found = sample_averaging_error(0.1, 2000, 40, draws=10, seed=0)
+    expected = averaging_test_error(detectability(0.1, 40, 2000))
+    assert float(found.mean()) == pytest.approx(expected, rel=0.05)
+
+
+def test_bad_input_raises():
+    with pytest.raises(ValueError, match="n_forget"):
+        GaussianEnsemble(3, 4, 0)
+    with pytest.raises(ValueError, match="shared_strength"):
+        GaussianEnsemble(3, 4, 5, shared_strength=-1.0)
+    with pytest.raises(ValueError, match="mixing"):
+        sample_spectra(ENSEMBLE, 1.5, draws=1, seed=0)
+    with pytest.raises(ValueError, match="snr"):
+        sample_coherence(0.0, 50, 8, 5, draws=1, seed=0)

@@ -1,0 +1,103 @@
+"""Expected coherence against dumb samples, and the detectability line against both its meanings."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lib.random_matrix.signal import (
+    averaging_test_error,
+    critical_snr,
+    detectability,
+    expected_coherence,
+    noise_floor,
+)
+from lib.random_matrix.spikes import single_set_outlier
+
+
+def sample(snr, sizes, seed):
+    dim, n_retain, n_forget = sizes
+    rng = np.random.default_rng(seed)
+    noise = 1 / (dim - 1 + snr**2 * dim)
+    rows = rng.standard_normal((n_retain + n_forget, dim)) * math.sqrt(noise)
+    rows[:, 0] = math.sqrt(snr**2 * dim * noise) * rng.choice([-1, 1], len(rows))
+    S = abs(rows @ rows.T)
+    retain, forget, cross = (
+        S[:n_retain, :n_retain],
+        S[n_retain:, n_retain:],
+        S[:n_retain, n_retain:],
+    )
+    axes = [np.linalg.eigvalsh(block)[-1] / block.diagonal().max() for block in (retain, forget)]
+    chi = (cross**2).mean() / math.sqrt((retain**2).mean() * (forget**2).mean())
+    return [cross.mean(), *axes, chi]
+
+
+@pytest.mark.parametrize("snr", [0.02, 0.2, 0.5, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("sizes", [(400, 45, 15), (100, 60, 40)])
+def test_thm_expected_coherence_matches_samples(snr, sizes):
+    draws = np.array([sample(snr, sizes, seed) for seed in range(40)])
+    expected = expected_coherence(snr, *sizes)
+    found = [expected.pair, expected.retain, expected.forget, expected.cross]
+    error = draws.std(axis=0) / math.sqrt(40)
+    assert (abs(found - draws.mean(axis=0)) < 3.5 * error + 0.01 * draws.mean(axis=0)).all()
+
+
+def test_thm_expected_coherence_second_moments_are_exact():
+    """E S_ij² = e² + s², E S_ii² = 1 + 2s², by plain sampling at a small dimension."""
+    dim, snr, draws = 6, 0.7, 200_000
+    noise = 1 / (dim - 1 + snr**2 * dim)
+    energy, square = snr**2 * dim * noise, noise**2 * (dim - 1)
+    rng = np.random.default_rng(0)
+    xi = rng.standard_normal((2, draws, dim - 1)) * math.sqrt(noise)
+    pair = (energy + (xi[0] * xi[1]).sum(-1)) ** 2
+    own = (energy + (xi[0] ** 2).sum(-1)) ** 2
+    for values, expected in [(pair, energy**2 + square), (own, 1 + 2 * square)]:
+        assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(draws)
+
+
+def test_pure_noise_sits_on_the_floor():
+    pair = expected_coherence(1e-6, 2000, 20, 10).pair
+    assert pair == pytest.approx(noise_floor(2000), rel=1e-3)
+
+
+def test_pure_signal_is_fully_coherent():
+    expected = expected_coherence(1e6, 100, 30, 10)
+    assert expected.pair == pytest.approx(1)
+    assert expected.retain == pytest.approx(30)
+    assert expected.forget == pytest.approx(10)
+    assert expected.cross == pytest.approx(1)
+
+
+def test_thm_one_curve_is_the_bbp_line():
+    dim, count = 500, 80
+    snr = critical_snr(count, dim)
+    assert detectability(snr, count, dim) == pytest.approx(1)
+    assert single_set_outlier((snr * 0.999) ** 2 * dim, dim / count) is None
+    assert single_set_outlier((snr * 1.001) ** 2 * dim, dim / count) is not None
+
+
+def test_thm_one_curve_averaging_error_matches_a_simulated_classifier():
+    dim, count, snr = 400, 50, 0.1
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(40):
+        labels = rng.choice([-1, 1], count)
+        train = rng.standard_normal((count, dim))
+        train[:, 0] = labels * snr * math.sqrt(dim)
+        fresh = rng.standard_normal((500, dim))
+        fresh[:, 0] = snr * math.sqrt(dim)
+        errors.append((fresh @ (labels @ train) < 0).mean())
+    expected = averaging_test_error(detectability(snr, count, dim))
+    assert np.mean(errors) == pytest.approx(expected, abs=4 * np.std(errors) / math.sqrt(40))
+
+
+def test_bad_input_raises():
+    for snr in (0.0, -1.0, math.inf):
+        with pytest.raises(ValueError, match="snr must be"):
+            expected_coherence(snr, 100, 10, 10)
+    with pytest.raises(ValueError, match="n_forget must be"):
+        expected_coherence(1.0, 100, 10, 1)
+    with pytest.raises(ValueError, match="dim must be"):
+        noise_floor(1)
+    with pytest.raises(ValueError, match="ratio must be"):
+        averaging_test_error(0.0)

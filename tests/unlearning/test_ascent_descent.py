@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from lib.stability.algorithm import AscentDescent
+from lib.unlearning.ascent_descent import unlearn
+
+
+def small_run(**change):
+    generator = torch.Generator().manual_seed(0)
+    model = torch.nn.Linear(3, 1).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    arguments = {
+        "inputs": torch.randn(6, 3, generator=generator),
+        "targets": torch.randn(6, generator=generator),
+        "forget": torch.arange(6) >= 4,
+        "start": torch.randn(2, 4, generator=generator),
+    } | change
+    return unlearn(
+        model,
+        algorithm=AscentDescent(0.2, 2, 1),
+        learning_rate=0.05,
+        steps=3,
+        seed=1,
+        **arguments,
+    )
+
+
+def test_targets_in_a_column_are_the_same_targets():
+    targets = torch.linspace(-1, 1, 6)
+    flat, column = small_run(targets=targets), small_run(targets=targets[:, None])
+    for name in ("distance", "forget_loss", "retain_loss"):
+        assert torch.equal(getattr(flat, name), getattr(column, name))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": torch.zeros(5)}, "targets must have shape"),
+        ({"targets": torch.zeros(1, 6)}, "targets must have shape"),
+        ({"forget": torch.tensor([0, 0, 0, 0, 1, 1])}, "forget must be bool"),
+        ({"forget": torch.arange(5) >= 4}, "forget must be bool"),
+        ({"start": torch.zeros(4)}, "start must be finite of shape"),
+        ({"start": torch.zeros(2, 3)}, "start must be finite of shape"),
+        ({"start": torch.full((2, 4), torch.nan)}, "start must be finite of shape"),
+    ],
+)
+def test_unlearn_refuses_bad_input_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        small_run(**change)
