@@ -1,0 +1,72 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lib.experiments.released import (
+    released_family,
+    released_hessian_prediction,
+    released_hessian_test,
+)
+
+
+def loop(batch, sigma, *, runs, steps, seed, learning_rate=0.5, mixing=0.1, n=100):
+    """The released script's loop, written from its description: dense, one run at a time."""
+    generator = np.random.default_rng(seed)
+    dim = n - sigma + 1
+    axis = np.array([0] * sigma + list(range(1, dim)))
+    stay = 0
+    for _ in range(runs):
+        w = generator.random(dim)
+        limit = 1000 * w @ w
+        for _ in range(steps):
+            step = np.zeros(dim)
+            for sign, weight in ((1, 1 - mixing), (-1, mixing)):
+                for i in generator.choice(n, batch, replace=False):
+                    step[axis[i]] += sign * weight / batch * 2 * n / sigma * w[axis[i]]
+            w = w - learning_rate * step
+            if w @ w >= limit:
+                break
+        else:
+            stay += 1
+    return stay
+
+
+@pytest.mark.parametrize(("batch", "sigma"), [(4, 14), (8, 6), (2, 24)])
+def test_runs_stay_as_often_as_those_of_the_plain_loop(batch, sigma):
+    runs = 60
+    plain = loop(batch, sigma, runs=runs, steps=120, seed=1)
+    fast = int(released_hessian_test([batch], [sigma], repetitions=4 * runs, steps=120, seed=2))
+    pooled = (plain + fast) / (5 * runs)
+    error = math.sqrt(max(pooled * (1 - pooled), 1e-3) * (1 / runs + 1 / (4 * runs)))
+    assert abs(plain / runs - fast / (4 * runs)) < 4 * error
+
+
+def test_family_has_sharpness_two_on_the_common_axis_and_one_sample_on_each_other():
+    family = released_family(20)
+    assert family.retain_sharpness[0] == family.forget_sharpness[0] == 2.0
+    assert np.allclose(family.curvatures()[0], 2 * 100 / 20)
+    assert len(family.retain_group) == 81
+
+
+def test_shape_seed_and_extremes():
+    counts = released_hessian_test([1, 30], [1, 20, 50], repetitions=3, steps=200, seed=5)
+    assert counts.shape == (3, 2)
+    assert torch.equal(
+        counts, released_hessian_test([1, 30], [1, 20, 50], repetitions=3, steps=200, seed=5)
+    )
+    assert int(counts[0, 0]) == 0
+    assert int(counts[2, 1]) == 3
+    gamma = released_hessian_prediction([1, 30], [1, 20, 50])
+    assert gamma.shape == (3, 2)
+    assert float(gamma[0, 0]) > 0 > float(gamma[2, 1])
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="batch must be in"):
+        released_hessian_test([101], [5])
+    with pytest.raises(ValueError, match="sigma must be an integer"):
+        released_hessian_test([5], [0])
+    with pytest.raises(ValueError, match="mixing"):
+        released_hessian_prediction([5], [5], mixing=2.0)

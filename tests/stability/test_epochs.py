@@ -1,0 +1,129 @@
+"""A loader's epochs against every order, the generating function and sampled runs."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.signal import convolve2d
+
+from lib.stability.algorithm import AscentDescent
+from lib.stability.epochs import epoch_growth
+from lib.stability.families import AxisFamily
+
+
+def one_axis(n_r, sigma_r, n_f, sigma_f, sharpness=(1.0, 1.0)):
+    return AxisFamily(
+        n_r, n_f, np.array([sigma_r]), np.array([sigma_f]),
+        np.array([sharpness[0] * (sigma_r > 0)]), np.array([sharpness[1] * (sigma_f > 0)]),
+    )  # fmt: skip
+
+
+def squared(family, update, rate, m, k):
+    c_r, c_f = (float(c[0]) for c in family.curvatures())
+    descent = (1 - update.mixing) * c_r * m / update.retain_batch
+    ascent = update.mixing * c_f * k / update.forget_batch
+    return (1 - rate * (descent - ascent + update.damping)) ** 2
+
+
+def counts_of_epochs(n, sigma, batch):
+    """How many of the group each batch of an epoch holds, for every set of places of the group."""
+    return [
+        [sum(place // batch == k for place in places) for k in range(n // batch)]
+        for places in itertools.combinations(range(n), sigma)
+    ]
+
+
+def enumerated(family, update, rate):
+    sizes = (family.n_retain, update.retain_batch), (family.n_forget, update.forget_batch)
+    groups = int(family.retain_group[0]), int(family.forget_group[0])
+    epochs = [counts_of_epochs(n, g, b) for (n, b), g in zip(sizes, groups, strict=True)]
+    steps = math.lcm(*(n // b for n, b in sizes))
+    sequences = [
+        [[*itertools.chain(*parts)] for parts in itertools.product(epoch, repeat=steps // (n // b))]
+        for epoch, (n, b) in zip(epochs, sizes, strict=True)
+    ]
+    products = [
+        math.prod(squared(family, update, rate, m, k) for m, k in zip(first, second, strict=True))
+        for first in sequences[0]
+        for second in sequences[1]
+    ]
+    return (sum(products) / len(products)) ** (1 / steps)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batches"),
+    [
+        ((6, 3, 3, 2), (2, 1)),
+        ((6, 3, 4, 2), (2, 2)),
+        ((4, 4, 4, 1), (1, 2)),
+        ((6, 0, 2, 1), (3, 1)),
+    ],
+)
+def test_thm_loader_against_enumeration_of_every_order(sizes, batches):
+    family = one_axis(*sizes, sharpness=(1.3, 0.7))
+    update = AscentDescent(0.2, *batches, damping=0.1)
+    for rate in (0.3, 0.7, 1.9):
+        assert epoch_growth(family, update, rate) == pytest.approx(
+            enumerated(family, update, rate), rel=1e-12
+        )
+
+
+def test_equal_epochs_are_the_coefficient_of_a_generating_function():
+    family = one_axis(40, 8, 20, 6, sharpness=(1.0, 1.5))
+    update, rate, epoch = AscentDescent(0.2, 8, 4, damping=0.05), 0.9, 5
+    table = np.array(
+        [
+            [
+                math.comb(8, m) * math.comb(4, k) * squared(family, update, rate, m, k)
+                for k in range(5)
+            ]
+            for m in range(9)
+        ]
+    )
+    power = table
+    for _ in range(epoch - 1):
+        power = convolve2d(power, table)[:9, :7]
+    expected = power[8, 6] / (math.comb(40, 8) * math.comb(20, 6))
+    assert epoch_growth(family, update, rate) == pytest.approx(expected ** (1 / epoch), rel=1e-12)
+
+
+def test_published_critical_rates():
+    def critical(n, sigma, batch):
+        family, update = one_axis(n, sigma, 1, 0), AscentDescent(0.0, batch, 1)
+        return brentq(lambda rate: epoch_growth(family, update, rate) - 1, 1.0, 2.5)
+
+    assert critical(100, 20, 10) == pytest.approx(1.7344, abs=1e-4)
+    # Larger batches may be less stable, which under independent batches they never are.
+    assert critical(24, 23, 2) == pytest.approx(2.129, abs=1e-3)
+    assert critical(24, 23, 3) == pytest.approx(2.043, abs=1e-3)
+    assert critical(24, 23, 24) == pytest.approx(2.0, abs=1e-6)
+
+
+def test_sampled_epochs_agree_within_three_standard_errors():
+    family, update, rate = one_axis(12, 5, 6, 4), AscentDescent(0.3, 3, 2), 0.8
+    generator = np.random.default_rng(0)
+    runs, steps = 40_000, 12
+    totals = np.ones(runs)
+    for _ in range(steps // 12):
+        retain = np.concatenate(
+            [generator.permuted(np.tile(np.arange(12) < 5, (runs, 1)), axis=1) for _ in range(3)], 1
+        )
+        forget = np.concatenate(
+            [generator.permuted(np.tile(np.arange(6) < 4, (runs, 1)), axis=1) for _ in range(4)], 1
+        )
+        m = retain.reshape(runs, 12, 3).sum(2)
+        k = forget.reshape(runs, 12, 2).sum(2)
+        totals *= squared(family, update, rate, m, k).prod(axis=1)
+    error = totals.std() / math.sqrt(runs)
+    assert abs(totals.mean() - epoch_growth(family, update, rate) ** steps) < 3 * error
+
+
+def test_batches_that_do_not_divide_their_set_are_refused_by_name():
+    family = one_axis(10, 3, 6, 2)
+    with pytest.raises(ValueError, match="retain_batch must divide 10"):
+        epoch_growth(family, AscentDescent(0.2, 3, 2), 0.5)
+    with pytest.raises(ValueError, match="forget_batch must divide 6"):
+        epoch_growth(family, AscentDescent(0.2, 5, 4), 0.5)
+    assert epoch_growth(family, AscentDescent(0.0, 5, 4), 0.5) > 0  # no ascent, no forget epoch
