@@ -5,7 +5,8 @@ import time
 import pytest
 import torch
 
-from lib.stability.algorithm import SAMPLINGS, AscentDescent
+from lib.stability.algorithm import AscentDescent
+from lib.stability.sampling import SAMPLINGS
 from lib.stability.dynamics import critical_learning_rate, growth_factor
 from lib.stability.families import gaussian_curvature
 from tests.support.dense import tabled_second_moment

@@ -8,7 +8,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lib.stability.algorithm import SAMPLINGS, AscentDescent
+from lib.stability.algorithm import AscentDescent
+from lib.stability.sampling import SAMPLINGS
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, coherence_matrix, forgettability
 from lib.stability.dynamics import critical_learning_rate, critical_mixing, growth_factor
