@@ -1,8 +1,8 @@
 """Exact theory of linearised ascent–descent on per-sample curvature.
 
-The objects: `curvature`, `jacobian`, `losses`, `families`; the update: `algorithm`, `sampling`. What
-follows from them: `data_coherence`, `second_moment`, `dynamics` (growth, critical rates), `thresholds`
-(bounds), `window`, `exponents` (commuting curvature), `simulation` (sampled runs).
+The objects: `curvature`, `jacobian`, `losses`, `families`; the update: `algorithm`, `sampling`.
+What follows from them: `data_coherence`, `second_moment`, `dynamics` (growth, critical rates),
+`thresholds` (bounds), `window`, `exponents` (commuting curvature), `simulation` (sampled runs).
 """
 
 from lib.stability.algorithm import AscentDescent

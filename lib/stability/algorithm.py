@@ -95,5 +95,5 @@ def sample_weights(
         counts = draw_counts(
             everyone, torch.full((runs,), part.batch), algorithm.sampling, generator
         )
-        weights[:, part.members] = sign * part.weight / part.batch * counts
+        weights[:, part.members] = sign * part.weight / part.batch * counts.double()
     return weights.T

@@ -28,9 +28,7 @@ class Scheme(NamedTuple):
 
     noise: Callable[[float, int, int], tuple[float, float]]
     counts: Callable[[Tensor, Tensor, Generator], Tensor]
-    group_counts: Callable[
-        [np.ndarray, int, int, tuple[int, ...], np.random.Generator], np.ndarray
-    ]
+    group_counts: Callable[[np.ndarray, int, int, tuple[int, ...], np.random.Generator], np.ndarray]
     law: Callable[[int, int, int], np.ndarray]
 
 
@@ -109,9 +107,7 @@ def scheme_of(sampling: str) -> Scheme:
     return _SCHEMES[sampling]
 
 
-def draw_counts(
-    members: Tensor, size: Tensor, sampling: str, generator: Generator
-) -> Tensor:
+def draw_counts(members: Tensor, size: Tensor, sampling: str, generator: Generator) -> Tensor:
     """How often each sample enters this step's mini-batch, (b, n), in the generator's randomness.
 
     members (b, n) bool: the samples to draw from; size (b,): mini-batch size per run. With n_b

@@ -29,7 +29,8 @@ def simulate(
     Args:
         curvature, algorithm, learning_rate: as in `growth_factor`.
         steps, runs: number of updates ≥ 0 and of runs ≥ 1.
-        seed: of the starts and the batches, a stream each; the same call gives the same bits on one machine.
+        seed: of the starts and the batches, a stream each; the same call gives the
+            same bits on one machine.
         start: (q, runs) δ_0, one column a run; by default unit vectors uniform on U's sphere.
 
     Infinite once a run passes the largest float64, about 1e308.
@@ -120,12 +121,12 @@ class _Walk:
         stacked = curvature.stacked
         q = len(stacked)
         if start is None:
-            generator = stream("starts of the linearised runs", seed)
+            generator = stream("simulated starts", seed)
             start = torch.randn(q, runs, generator=generator, dtype=torch.float64).to(stacked)
             start /= torch.linalg.vector_norm(start, dim=0)
         require_finite("start", start, q, runs)
         sets = algorithm.sets(curvature.forget)
-        batches = stream("batches of the linearised runs", seed)
+        batches = stream("simulated batches", seed)
         return cls(start.clone(), stacked, algorithm, sets, learning_rate, batches)
 
     def step(self) -> None:

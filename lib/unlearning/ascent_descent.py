@@ -107,7 +107,7 @@ def unlearn(
 
     slope = vmap(grad(lambda weights, c: (c * losses(weights)).sum()))
     sets = algorithm.sets(forget)
-    generator = stream("batches of the module", seed)
+    generator = stream("module batches", seed)
     delta, record = start.clone(), []
     for k in range(steps + 1):
         with torch.no_grad():
@@ -163,7 +163,7 @@ def measure_growth(
     values, vectors = torch.linalg.eigh(X)
     # X is PSD up to rounding, which leaves eigenvalues of either sign around zero.
     root = vectors * values.clamp_min(0).sqrt()
-    generator = stream("starts of the module", seed)
+    generator = stream("module starts", seed)
     normal = torch.randn(runs, len(X), generator=generator, dtype=X.dtype).to(X)
     start = size * normal @ root.T @ parameter_basis(curvature, jacobian)
     path = unlearn(

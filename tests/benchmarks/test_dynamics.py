@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lib.stability.algorithm import AscentDescent
-from lib.stability.sampling import SAMPLINGS
 from lib.stability.dynamics import critical_learning_rate, growth_factor
 from lib.stability.families import gaussian_curvature
+from lib.stability.sampling import SAMPLINGS
 from tests.support.dense import tabled_second_moment
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from lib.stability.algorithm import AscentDescent
-from lib.stability.sampling import SAMPLINGS
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import (
     critical_learning_rate,
@@ -18,9 +17,9 @@ from lib.stability.dynamics import (
     steps_to_amplify,
 )
 from lib.stability.families import gaussian_curvature, grouped_family
-from lib.stability.simulation import lyapunov_exponent
-from lib.stability.simulation import simulate
+from lib.stability.sampling import SAMPLINGS
 from lib.stability.second_moment import mean_operator
+from lib.stability.simulation import lyapunov_exponent, simulate
 from tests.support.dense import (
     bisected_rate,
     dense_mean,

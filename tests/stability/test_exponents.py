@@ -9,7 +9,6 @@ import torch
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import critical_learning_rate, growth_factor
-from lib.stability.simulation import lyapunov_exponent
 from lib.stability.exponents import (
     axis_laws,
     axis_multipliers,
@@ -20,6 +19,7 @@ from lib.stability.exponents import (
 from lib.stability.families import AxisFamily, grouped_family
 from lib.stability.sampling import SAMPLINGS, count_distribution
 from lib.stability.second_moment import mean_operator
+from lib.stability.simulation import lyapunov_exponent
 from tests.support.commuting import (
     grouped_critical_learning_rate,
     grouped_lyapunov_exponent,

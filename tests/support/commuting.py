@@ -1,4 +1,4 @@
-"""Closed forms on commuting families, from the moments of the counts: references for the solvers."""
+"""Closed forms on commuting families, from the counts' moments: references for the solvers."""
 
 import math
 
