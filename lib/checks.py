@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from numbers import Integral
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 
 def is_finite(value: object) -> bool:
@@ -20,27 +24,80 @@ def require_nonnegative(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
 
 
+def require_above(name: str, value: float, bound: int) -> None:
+    """ValueError unless `value` is a finite number > `bound`."""
+    if not (is_finite(value) and value > bound):
+        raise ValueError(f"{name} must be a finite number > {bound}, got {value!r}")
+
+
+def is_share(value: object) -> bool:
+    """Whether `value` is a number in [0, 1]."""
+    return is_finite(value) and 0 <= value <= 1  # type: ignore[operator]
+
+
+def require_share(
+    name: str, value: float, interval: Literal["[0, 1]", "[0, 1)", "(0, 1]"] = "[0, 1]"
+) -> None:
+    """ValueError unless `value` is in the unit interval, with or without its ends."""
+    excluded = {"[0, 1)": 1, "(0, 1]": 0}.get(interval)
+    if not is_share(value) or value == excluded:
+        raise ValueError(f"{name} must be in {interval}, got {value!r}")
+
+
 def require_count(name: str, value: int, least: int) -> None:
     """ValueError unless `value` is an integer ≥ `least`, Python's or NumPy's."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+    if not _is_integer(value) or value < least:
         raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
 
 
-def check_ratio(name: str, value: float) -> None:
-    """Raise ValueError unless `value` is a finite number > 0."""
-    if not (is_finite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number > 0, got {value}")
+def require_seed(seed: int) -> None:
+    """ValueError unless `seed` is an integer ≥ 0, Python's or NumPy's."""
+    if not _is_integer(seed) or seed < 0:
+        raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
 
 
-def check_mixing(value: float) -> None:
-    """Raise ValueError unless 0 ≤ `value` ≤ 1."""
-    if not (is_finite(value) and 0 <= value <= 1):
-        raise ValueError(f"mixing must lie in [0, 1], got {value}")
+def require_batch(name: str, batch: int, size: int) -> None:
+    """ValueError unless a batch, or a group, of `batch` samples fits its set of `size`."""
+    if not 1 <= batch <= size:
+        raise ValueError(f"{name} must be in [1, {size}], the size of its set, got {batch}")
 
 
 def require_batches(family: object, algorithm: object) -> None:
-    """ValueError if a batch is larger than its set."""
+    """ValueError if a batch of `algorithm` is larger than its set of `family`."""
     for name in ("retain", "forget"):
-        n, batch = getattr(family, f"n_{name}"), getattr(algorithm, f"{name}_batch")
-        if batch > n:
-            raise ValueError(f"{name}_batch must be in [1, {n}], the size of its set, got {batch}")
+        batch, size = getattr(algorithm, f"{name}_batch"), getattr(family, f"n_{name}")
+        require_batch(f"{name}_batch", batch, size)
+
+
+def require_forget(forget: Tensor, n: int | None = None) -> int:
+    """Number of samples, once `forget` is a (n,) bool mask with members in both sets."""
+    if forget.ndim != 1 or forget.dtype != torch.bool or (n is not None and len(forget) != n):
+        wanted = "n" if n is None else n
+        raise ValueError(f"forget must be bool of shape ({wanted},), got {describe(forget)}")
+    count = int(forget.sum())
+    if not 0 < count < len(forget):
+        raise ValueError(
+            f"forget must mark at least one sample and leave at least one to retain, "
+            f"got {count} of {len(forget)}"
+        )
+    return len(forget)
+
+
+def require_finite(name: str, tensor: Tensor, *shape: int | str) -> None:
+    """ValueError unless `tensor` has no NaN or ∞ and this shape, sizes given by name being free."""
+    fits = len(shape) == tensor.ndim and all(
+        isinstance(wanted, str) or wanted == size
+        for wanted, size in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits or not bool(tensor.isfinite().all()):
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must be finite of shape ({wanted}), got {describe(tensor)}")
+
+
+def describe(tensor: Tensor) -> str:
+    """Type and shape, for messages."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -5,6 +5,8 @@ import zlib
 import numpy as np
 import torch
 
+from lib.checks import require_seed
+
 
 def stream(
     purpose: str, seed: int, part: int = 0, device: torch.device | str | None = None
@@ -19,7 +21,6 @@ def stream(
 
 
 def seed_sequence(purpose: str, seed: int, part: int = 0) -> np.random.SeedSequence:
-    """The entropy behind `stream`, for NumPy's generators."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
+    """The entropy behind `stream`, for NumPy's generators; ValueError unless seed ≥ 0."""
+    require_seed(seed)
     return np.random.SeedSequence((zlib.crc32(purpose.encode()), int(seed), part))

@@ -30,7 +30,7 @@ class Descent:
 
     def run(self, span: PatchSpan, rates: Tensor, part: int) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients, final mean losses and steps taken, for one chunk of entries."""
-        value, slope, _ = scalar_loss(self.loss)
+        value, slope, *_ = scalar_loss(self.loss)
         generator = stream("mini-batches", self.seed, part)
         state, labels = CoefficientState(span), span.labels
         running = torch.ones_like(labels[:, 0], dtype=torch.bool)

@@ -1,4 +1,8 @@
-"""What curvature, coherence and frontiers must be before any training: random-matrix limits."""
+"""What curvature, coherence and frontiers must be before any training: random-matrix limits.
+
+`free_difference` is the null model's spectrum, `equivalents` its noise-driven threshold, `spikes`
+and `signal` put a signal into it, `samples` draws Gaussian curvature to hold against all of them.
+"""
 
 from lib.random_matrix.equivalents import ProportionalLimit, gain_matrix, limiting_learning_rate
 from lib.random_matrix.free_difference import (

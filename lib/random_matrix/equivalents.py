@@ -27,12 +27,8 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from lib.checks import require_nonnegative
-from lib.random_matrix.free_difference import (
-    FreeDifference,
-    spectrum_edges,
-    support,
-)
+from lib.checks import require_nonnegative, require_share
+from lib.random_matrix.free_difference import FreeDifference, spectrum_edges, support
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,7 @@ class ProportionalLimit:
         FreeDifference(self.mixing, self.retain_ratio, self.forget_ratio)
         require_nonnegative("damping", self.damping)
         for name in ("retain_fraction", "forget_fraction"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+            require_share(name, getattr(self, name), "(0, 1]")
 
     @property
     def law(self) -> FreeDifference:

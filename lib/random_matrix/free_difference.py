@@ -1,6 +1,5 @@
 """The null model: the spectrum of (1−α)W_r − αW_f when curvature is pure noise.
 
-from lib.checks import check_mixing, check_ratio, require_nonnegative
 W_c = (1/n_c) Σ_i h_i h_iᵀ with h_i ~ N(0, I_p), and ratio c = p/n. As p → ∞ at fixed ratios the two
 Wishart matrices are asymptotically free, so the spectrum of A = (1−α)W_r − αW_f converges to the
 free difference of two Marchenko–Pastur laws. With G the Stieltjes transform, G(z) = ∫ dμ(t)/(z−t),
@@ -21,7 +20,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from lib.checks import check_mixing, check_ratio, require_nonnegative
+from lib.checks import is_share, require_above, require_nonnegative
 
 _RELATIVE = 4 * float(np.finfo(float).eps)
 _TINY = 1e-300
@@ -39,9 +38,10 @@ class FreeDifference:
     forget_ratio: float
 
     def __post_init__(self) -> None:
-        check_mixing(self.mixing)
-        check_ratio("retain_ratio", self.retain_ratio)
-        check_ratio("forget_ratio", self.forget_ratio)
+        if not is_share(self.mixing):
+            raise ValueError(f"mixing must lie in [0, 1], got {self.mixing!r}")
+        require_above("retain_ratio", self.retain_ratio, 0)
+        require_above("forget_ratio", self.forget_ratio, 0)
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -267,8 +267,8 @@ def forget_condition(retain_ratio: float, forget_ratio: float) -> float:
     Largest eigenvalue of an F-matrix W_r^{-1}W_f (Wachter 1980; Bai, Yin and Krishnaiah 1988).
     Raises ValueError for a ratio that is not a finite number > 0.
     """
-    check_ratio("retain_ratio", retain_ratio)
-    check_ratio("forget_ratio", forget_ratio)
+    require_above("retain_ratio", retain_ratio, 0)
+    require_above("forget_ratio", forget_ratio, 0)
     if retain_ratio >= 1:
         return math.inf
     root = math.sqrt(retain_ratio + forget_ratio * (1.0 - retain_ratio))

@@ -7,19 +7,27 @@ changing it. All results are torch.float64 on the CPU.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checks import check_mixing, check_ratio, require_count, require_nonnegative
+from lib.checks import (
+    require_above,
+    require_count,
+    require_nonnegative,
+    require_seed,
+    require_share,
+)
 from lib.random_matrix.equivalents import ProportionalLimit
 from lib.random_matrix.free_difference import FreeDifference, spectral_distribution
-from lib.stability.algorithm import AscentDescent, Sampling
+from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, coherence_matrix
-from lib.stability.dynamics import critical_learning_rate, critical_mixing
+from lib.stability.dynamics import critical_learning_rate, critical_mixing, steps_to_grow
+from lib.stability.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class GaussianEnsemble:
 
     def rows(self, seed: int, draw: int = 0) -> Tensor:
         """(n, dim) factors h_i, retain rows first."""
+        require_seed(seed)
         rng = np.random.default_rng((seed, draw))
         rows = rng.standard_normal((self.n_retain + self.n_forget, self.dim))
         rows[: self.n_retain, 0] *= np.sqrt(1 + self.shared_strength)
@@ -81,18 +90,29 @@ class GaussianEnsemble:
         retain, forget = rows[: self.n_retain], rows[self.n_retain :]
         return retain.T @ retain / self.n_retain, forget.T @ forget / self.n_forget
 
+    def difference(self, mixing: float, seed: int, draw: int = 0) -> Tensor:
+        """(1−α)H_r − αH_f of one draw, (dim, dim)."""
+        retain, forget = self.means(seed, draw)
+        return (1 - mixing) * retain - mixing * forget
+
+
+def _over_draws(statistic: Callable[[int], float | Sequence[float]], draws: int) -> Tensor:
+    """The statistic of draws 0, 1, …, a row each."""
+    require_count("draws", draws, 1)
+    return torch.tensor([statistic(draw) for draw in range(draws)], dtype=torch.float64)
+
 
 def sample_spectra(ensemble: GaussianEnsemble, mixing: float, *, draws: int, seed: int) -> Tensor:
     """(draws, dim): eigenvalues of (1−α)H_r − αH_f, ascending in each draw.
 
     Raises ValueError for mixing outside [0, 1].
     """
-    check_mixing(mixing)
-    spectra = []
-    for draw in range(draws):
-        retain, forget = ensemble.means(seed, draw)
-        spectra.append(torch.linalg.eigvalsh((1 - mixing) * retain - mixing * forget))
-    return torch.stack(spectra)
+    require_share("mixing", mixing)
+
+    def spectrum(draw: int) -> list[float]:
+        return torch.linalg.eigvalsh(ensemble.difference(mixing, seed, draw)).tolist()
+
+    return _over_draws(spectrum, draws)
 
 
 def kolmogorov_distance(values: Tensor, mixing: float, ensemble: GaussianEnsemble) -> float:
@@ -116,31 +136,30 @@ def sample_top_pairs(ensemble: GaussianEnsemble, mixing: float, *, draws: int, s
 
     Raises ValueError for mixing outside [0, 1].
     """
-    check_mixing(mixing)
-    pairs = []
-    for draw in range(draws):
-        retain, forget = ensemble.means(seed, draw)
-        values, vectors = torch.linalg.eigh((1 - mixing) * retain - mixing * forget)
-        pairs.append(torch.stack([values[-1], vectors[0, -1] ** 2]))
-    return torch.stack(pairs)
+    require_share("mixing", mixing)
+
+    def pair(draw: int) -> list[float]:
+        values, vectors = torch.linalg.eigh(ensemble.difference(mixing, seed, draw))
+        return [float(values[-1]), float(vectors[0, -1] ** 2)]
+
+    return _over_draws(pair, draws)
 
 
 def sample_escape_steps(
     ensemble: GaussianEnsemble, mixing: float, amplification: float = 1e3, *, draws: int, seed: int
 ) -> Tensor:
-    """(draws,): log τ/log(1 − ηλ_min(A)), η = 1/((1−α)λ_max(H_r)), as `spiked_models.escape_steps`.
+    """(draws,): log τ/log(1 − ηλ_min(A)), η = 1/((1−α)λ_max(H_r)), as `spikes.escape_steps`.
 
     inf in a draw without negative eigenvalue. Raises ValueError for mixing outside [0, 1).
     """
-    if not 0 <= mixing < 1:
-        raise ValueError(f"mixing must lie in [0, 1), got {mixing}")
-    steps = []
-    for draw in range(draws):
-        retain, forget = ensemble.means(seed, draw)
-        lowest = torch.linalg.eigvalsh((1 - mixing) * retain - mixing * forget)[0]
-        sharpness = (1 - mixing) * torch.linalg.eigvalsh(retain)[-1]
-        steps.append(math.log(amplification) / torch.log1p((-lowest / sharpness).clamp(min=0)))
-    return torch.stack(steps)
+    require_share("mixing", mixing, "[0, 1)")
+
+    def steps(draw: int) -> float:
+        lowest = torch.linalg.eigvalsh(ensemble.difference(mixing, seed, draw))[0]
+        sharpness = (1 - mixing) * torch.linalg.eigvalsh(ensemble.means(seed, draw)[0])[-1]
+        return steps_to_grow(amplification, math.log1p(max(0.0, float(-lowest / sharpness))))
+
+    return _over_draws(steps, draws)
 
 
 def sample_critical_mixing(
@@ -150,8 +169,7 @@ def sample_critical_mixing(
 
     Raises ValueError for damping that is not a finite number ≥ 0.
     """
-    found = [critical_mixing(ensemble.curvature(seed, draw), damping) for draw in range(draws)]
-    return torch.tensor(found, dtype=torch.float64)
+    return _over_draws(lambda k: critical_mixing(ensemble.curvature(seed, k), damping), draws)
 
 
 def sample_learning_rates(limit: ProportionalLimit, dim: int, *, draws: int, seed: int) -> Tensor:
@@ -172,10 +190,9 @@ def sample_learning_rates(limit: ProportionalLimit, dim: int, *, draws: int, see
     sampling: Sampling = "with_replacement" if limit.with_replacement else "bernoulli"
     algorithm = AscentDescent(limit.mixing, retain_batch, forget_batch, limit.damping, sampling)
     ensemble = GaussianEnsemble(dim, n_retain, n_forget)
-    found = [
-        critical_learning_rate(ensemble.curvature(seed, draw), algorithm) for draw in range(draws)
-    ]
-    return torch.tensor(found, dtype=torch.float64)
+    return _over_draws(
+        lambda k: critical_learning_rate(ensemble.curvature(seed, k), algorithm), draws
+    )
 
 
 def sample_coherence(
@@ -187,19 +204,20 @@ def sample_coherence(
     out.
     Raises ValueError for snr not a finite number > 0, dim < 2 or an empty set.
     """
-    check_ratio("snr", snr)
+    require_above("snr", snr, 0)
     require_count("dim", dim, 2)
     ensemble = GaussianEnsemble(dim, n_retain, n_forget)
     scale = 1 / math.sqrt(dim - 1 + snr**2 * dim)
-    found = []
-    for draw in range(draws):
+
+    def axes_of(draw: int) -> list[float]:
         rows = ensemble.rows(seed, draw) * scale
         rows[:, 0] = snr * math.sqrt(dim) * scale
         curvature = Curvature.from_gram(rows @ rows.T, ensemble.forget)
         axes = coherence(curvature)
         between = coherence_matrix(curvature)[:n_retain, n_retain:].mean()
-        found.append([float(between), axes.retain, axes.forget, axes.cross])
-    return torch.tensor(found, dtype=torch.float64)
+        return [float(between), axes.retain, axes.forget, axes.cross]
+
+    return _over_draws(axes_of, draws)
 
 
 def sample_averaging_error(
@@ -210,9 +228,11 @@ def sample_averaging_error(
     On fresh x = yμ + ξ, y⟨w, x⟩ is normal with mean ⟨w, μ⟩ and deviation σ_p‖w_⊥‖.
     Raises ValueError for snr not a finite number > 0, dim < 2 or no samples.
     """
-    check_ratio("snr", snr)
+    require_above("snr", snr, 0)
     require_count("dim", dim, 2)
     noise = GaussianEnsemble(dim, n_samples, 1)
     signal = snr * math.sqrt(dim)
-    across = [noise.rows(seed, draw)[:n_samples, 1:].mean(dim=0).norm() for draw in range(draws)]
-    return torch.special.ndtr(-(signal**2) / torch.stack(across))
+    across = _over_draws(
+        lambda k: float(noise.rows(seed, k)[:n_samples, 1:].mean(dim=0).norm()), draws
+    )
+    return torch.special.ndtr(-(signal**2) / across)

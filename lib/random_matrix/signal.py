@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from scipy.special import chdtr, gammaln
 from scipy.stats import chi2, norm
 
-from lib.checks import check_ratio, require_count
+from lib.checks import require_above, require_count
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def expected_coherence(snr: float, dim: int, n_retain: int, n_forget: int) -> Ex
     the book measures them.
     Raises ValueError for snr not a finite number > 0, dim < 2 or a sample count < 2.
     """
-    check_ratio("snr", snr)
+    require_above("snr", snr, 0)
     require_count("dim", dim, 2)
     require_count("n_retain", n_retain, 2)
     require_count("n_forget", n_forget, 2)
@@ -90,7 +90,7 @@ def detectability(snr: float, n_samples: int, dim: int) -> float:
     constants.
     Raises ValueError for snr not a finite number > 0, or counts < 2.
     """
-    check_ratio("snr", snr)
+    require_above("snr", snr, 0)
     require_count("n_samples", n_samples, 2)
     require_count("dim", dim, 2)
     return snr**4 * n_samples * dim
@@ -110,5 +110,5 @@ def averaging_test_error(ratio: float) -> float:
     σ_p²√(nd), so the error depends on n‖μ‖⁴/(σ_p⁴d) only.
     Raises ValueError unless ratio is a finite number > 0.
     """
-    check_ratio("ratio", ratio)
+    require_above("ratio", ratio, 0)
     return float(norm.cdf(-math.sqrt(ratio)))

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import torch
 from scipy.optimize import brentq
 
-from lib.checks import check_ratio, require_nonnegative
+from lib.checks import require_above, require_nonnegative, require_share
 from lib.random_matrix.free_difference import (
     FreeDifference,
     critical_mixing,
     forget_condition,
     spectrum_edges,
 )
+from lib.stability.dynamics import steps_to_grow
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def single_set_outlier(strength: float, ratio: float) -> Outlier | None:
     Raises ValueError for a strength that is not ≥ 0 or a ratio that is not > 0, both finite.
     """
     require_nonnegative("strength", strength)
-    check_ratio("ratio", ratio)
+    require_above("ratio", ratio, 0)
     if strength**2 <= ratio:
         return None
     position = (1 + strength) * (1 + ratio / strength)
@@ -157,13 +158,10 @@ def escape_steps(
     Raises ValueError for mixing outside [0, 1), amplification not > 1, and as
     `shared_signal_outliers`.
     """
-    if not (math.isfinite(amplification) and amplification > 1):
-        raise ValueError(f"amplification must be a finite number > 1, got {amplification}")
-    if not 0 <= mixing < 1:
-        raise ValueError(f"mixing must lie in [0, 1), got {mixing}")
+    require_above("amplification", amplification, 1)
+    require_share("mixing", mixing, "[0, 1)")
     lowest = lowest_eigenvalue(strength, mixing, retain_ratio, forget_ratio)
-    if lowest >= 0:
-        return math.inf
     outlier = single_set_outlier(strength, retain_ratio)
     sharpness = outlier.position if outlier else (1 + math.sqrt(retain_ratio)) ** 2
-    return math.log(amplification) / math.log1p(-lowest / ((1 - mixing) * sharpness))
+    escape = math.log1p(max(-lowest, 0.0) / ((1 - mixing) * sharpness))
+    return steps_to_grow(amplification, escape)

@@ -1,6 +1,11 @@
-"""Exact theory of linearised ascent–descent on per-sample curvature."""
+"""Exact theory of linearised ascent–descent on per-sample curvature.
 
-from lib.stability.algorithm import SAMPLINGS, AscentDescent, Sampling
+The objects: `curvature`, `jacobian`, `losses`, `families`; the update: `algorithm`, `sampling`.
+What follows from them: `data_coherence`, `second_moment`, `dynamics` (growth, critical rates),
+`thresholds` (bounds), `window`, `exponents` (commuting curvature), `simulation` (sampled runs).
+"""
+
+from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import (
     Coherence,
@@ -15,12 +20,11 @@ from lib.stability.dynamics import (
     critical_mixing,
     growth_factor,
     growth_mode,
-    lyapunov_exponent,
     mean_square_path,
     noise_gain,
     retain_edge,
-    simulate,
     steps_to_amplify,
+    steps_to_grow,
 )
 from lib.stability.exponents import (
     Exponents,
@@ -31,7 +35,9 @@ from lib.stability.exponents import (
 )
 from lib.stability.families import AxisFamily, angled_family, gaussian_curvature, grouped_family
 from lib.stability.jacobian import loss_jacobian
+from lib.stability.sampling import SAMPLINGS, Sampling
 from lib.stability.second_moment import mean_operator
+from lib.stability.simulation import lyapunov_exponent, simulate
 from lib.stability.thresholds import (
     block_critical_rate,
     block_gain,
@@ -77,6 +83,7 @@ __all__ = [
     "retain_edge",
     "simulate",
     "steps_to_amplify",
+    "steps_to_grow",
     "stopping_step",
     "three_axis_bound",
     "unlearning_window",

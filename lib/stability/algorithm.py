@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from lib.checks import is_finite, require_count, require_nonnegative
-
-Sampling = Literal["bernoulli", "without_replacement", "with_replacement"]
-SAMPLINGS: tuple[Sampling, ...] = ("bernoulli", "without_replacement", "with_replacement")
+from lib.checks import require_batch, require_count, require_nonnegative, require_share
+from lib.stability.sampling import Sampling, draw_counts, scheme_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,7 @@ class AscentDescent:
     sampling: Sampling = "bernoulli"
 
     def __post_init__(self) -> None:
-        if not (is_finite(self.mixing) and 0 <= self.mixing <= 1):
-            raise ValueError(f"mixing must be in [0, 1], got {self.mixing!r}")
+        require_share("mixing", self.mixing)
         for name in ("retain_batch", "forget_batch"):
             require_count(name, getattr(self, name), 1)
             object.__setattr__(self, name, int(getattr(self, name)))
@@ -47,8 +43,7 @@ class AscentDescent:
         # A float32 scalar would do its arithmetic, 1 − α say, in single precision.
         for name in ("mixing", "damping"):
             object.__setattr__(self, name, float(getattr(self, name)))
-        if self.sampling not in SAMPLINGS:
-            raise ValueError(f"sampling must be one of {SAMPLINGS}, got {self.sampling!r}")
+        scheme_of(self.sampling)
 
     def sets(self, forget: Tensor) -> tuple[SetWeights, SetWeights]:
         """Weights of the retain and the forget set, forget (n,) bool.
@@ -63,15 +58,10 @@ class AscentDescent:
 
     def _weights(self, name: str, members: Tensor, weight: float, batch: int) -> SetWeights:
         n = int(members.sum())
-        if batch > n:
-            raise ValueError(f"{name} must be in [1, {n}], the size of its set, got {batch}")
-        square = weight**2
-        if self.sampling == "bernoulli":
-            return SetWeights(members, n, batch, weight, square / n * (1 / batch - 1 / n), 0.0)
-        if self.sampling == "with_replacement":
-            return SetWeights(members, n, batch, weight, square / (batch * n), square / batch)
-        scale = square * (n - batch) / (batch * (n - 1)) if n > 1 else 0.0
-        return SetWeights(members, n, batch, weight, scale / n, scale)
+        require_batch(name, batch, n)
+        return SetWeights(
+            members, n, batch, weight, *scheme_of(self.sampling).noise(weight**2, n, batch)
+        )
 
 
 @dataclass(frozen=True)
@@ -88,21 +78,6 @@ class SetWeights:
     per_sample: float
     per_set: float
 
-    def draw(self, sampling: Sampling, runs: int, generator: Generator) -> Tensor:
-        """How often each of the set's samples is in the batch of each run; (n_c, runs) float64."""
-        n, B = self.size, self.batch
-        device = generator.device
-        if sampling == "bernoulli":
-            uniform = torch.rand(n, runs, generator=generator, device=device, dtype=torch.float64)
-            return (uniform < B / n).double()
-        counts = torch.zeros(n, runs, device=device, dtype=torch.float64)
-        if sampling == "with_replacement":
-            chosen = torch.randint(n, (B, runs), generator=generator, device=device)
-        else:
-            order = torch.rand(n, runs, generator=generator, device=device).argsort(dim=0)
-            chosen = order[:B]
-        return counts.scatter_add_(0, chosen, torch.ones_like(chosen, dtype=torch.float64))
-
 
 def sample_weights(
     algorithm: AscentDescent, sets: tuple[SetWeights, SetWeights], runs: int, generator: Generator
@@ -112,10 +87,13 @@ def sample_weights(
     (1−α)/B_r times its count for a retain sample, −α/B_f times its count for a forget sample.
 
     Returns:
-        (n, runs) float64 on the generator's device; the mean over draws is (1−α)/n_r or −α/n_f.
+        (n, runs) float64 on the CPU, as the generator; the mean over draws is (1−α)/n_r or −α/n_f.
     """
-    weights = torch.empty(len(sets[0].members), runs, device=generator.device, dtype=torch.float64)
+    weights = torch.empty(runs, len(sets[0].members), dtype=torch.float64)
     for part, sign in zip(sets, (1, -1), strict=True):
-        counts = part.draw(algorithm.sampling, runs, generator)
-        weights[part.members] = sign * part.weight / part.batch * counts
-    return weights
+        everyone = torch.ones(runs, part.size, dtype=torch.bool)
+        counts = draw_counts(
+            everyone, torch.full((runs,), part.batch), algorithm.sampling, generator
+        )
+        weights[:, part.members] = sign * part.weight / part.batch * counts.double()
+    return weights.T

@@ -11,31 +11,16 @@ All statements hold on U, the span of the samples' curvature (`Curvature`'s coor
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from lib.checks import require_count, require_nonnegative
-from lib.stability.algorithm import SAMPLINGS, AscentDescent, Sampling, SetWeights, sample_weights
+from lib.checks import require_count, require_nonnegative, require_share
+from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
-from lib.stability.second_moment import SecondMoment, largest_eigenpair, mean_operator, perron_pair
-
-__all__ = [
-    "SAMPLINGS",
-    "AscentDescent",
-    "Sampling",
-    "critical_learning_rate",
-    "critical_mixing",
-    "growth_factor",
-    "growth_mode",
-    "lyapunov_exponent",
-    "mean_operator",
-    "mean_square_path",
-    "noise_gain",
-    "simulate",
-    "steps_to_amplify",
-]
+from lib.stability.second_moment import SecondMoment, largest_eigenpair, perron_pair
 
 
 def growth_factor(curvature: Curvature, algorithm: AscentDescent, learning_rate: float) -> float:
@@ -92,18 +77,13 @@ def critical_learning_rate(curvature: Curvature, algorithm: AscentDescent) -> fl
 
     Source: book, thm-critical-learning-rate; extends Mulayoff and Michaeli (COLT 2024).
     """
-    moment = SecondMoment.of(curvature, algorithm)
-    lam = moment.eigenvalues
-    neutral = lam.abs() <= moment.rounding
-    if bool((lam < -moment.rounding).any()) or moment.moves(neutral):
+    moment = SecondMoment.of(curvature, algorithm).contracting()
+    if moment is None:
         return 0.0
-    if bool(neutral.all()):
+    lam = moment.eigenvalues
+    if not len(lam):
         return math.inf
-    scale = torch.where(neutral, 0.0, lam)
-    inverse_root = (scale[:, None] + scale[None, :]).rsqrt()
-    # Neutral directions drop out: their rows and columns of N are held at zero.
-    inverse_root = inverse_root * ~(neutral[:, None] | neutral[None, :])
-    inverse_root = torch.nan_to_num(inverse_root, nan=0.0)
+    inverse_root = (lam[:, None] + lam[None, :]).rsqrt()
 
     def whitened(N: Tensor) -> Tensor:
         M = inverse_root * N
@@ -194,15 +174,20 @@ def mean_square_path(
     require_nonnegative("learning_rate", learning_rate)
     require_count("steps", steps, 0)
     moment = SecondMoment.of(curvature, algorithm)
-    q = len(moment.eigenvalues)
-    N = torch.eye(q).to(moment.basis) / q
     if start is not None:
-        N = moment.basis.T @ start @ moment.basis
-    path = [N.trace()]
-    for _ in range(steps):
+        start = moment.basis.T @ start @ moment.basis
+    return torch.stack(list(islice(_traces(moment, learning_rate, start), steps + 1)))
+
+
+def _traces(
+    moment: SecondMoment, learning_rate: float, start: Tensor | None = None
+) -> Iterator[Tensor]:
+    """tr T^k(start), k = 0, 1, …, without end, in A's eigenbasis; the start is I/q by default."""
+    q = len(moment.eigenvalues)
+    N = torch.eye(q).to(moment.basis) / q if start is None else start
+    while True:
+        yield N.trace()
         N = moment.step(N, learning_rate)
-        path.append(N.trace())
-    return torch.stack(path)
 
 
 def steps_to_amplify(
@@ -223,144 +208,34 @@ def steps_to_amplify(
     """
     if not amplification > 1:
         raise ValueError(f"amplification must be > 1, got {amplification!r}")
-    rho = growth_factor(curvature, algorithm, learning_rate)
+    require_nonnegative("learning_rate", learning_rate)
+    moment = SecondMoment.of(curvature, algorithm)
+    rho = perron_pair(moment, learning_rate)[0]
     if rho <= 1 + 1e-12:  # a neutral direction has ρ(T) = 1 up to rounding, and would loop for ever
         raise ValueError(f"learning_rate must make ρ(T) > 1, got {learning_rate!r}, ρ(T) = {rho}")
-    moment = SecondMoment.of(curvature, algorithm)
-    N, steps = torch.eye(len(moment.basis)).to(moment.basis) / len(moment.basis), 0
-    while float(N.trace()) < amplification:
-        N, steps = moment.step(N, learning_rate), steps + 1
-    return steps
+    path = _traces(moment, learning_rate)
+    return next(k for k, square in enumerate(path) if float(square) >= amplification)
 
 
-def simulate(
-    curvature: Curvature,
-    algorithm: AscentDescent,
-    learning_rate: float,
-    *,
-    steps: int,
-    runs: int,
-    seed: int,
-    start: Tensor | None = None,
-) -> Tensor:
-    """‖δ_k‖² of independent sampled runs of the linearised update, k = 0 … steps; (steps+1, runs).
+def steps_to_grow(factor: float, log_growth: float) -> float:
+    """log factor / γ, steps not rounded in which e^{γk} reaches `factor`; ∞ where γ ≤ 0.
 
     Args:
-        curvature, algorithm, learning_rate: as in `growth_factor`.
-        steps, runs: number of updates ≥ 0 and of runs ≥ 1.
-        seed: of the starts and the batches; the same call gives the same bits on one machine.
-        start: (q, runs) δ_0, one column a run; by default unit vectors uniform on U's sphere.
-
-    Infinite once a run passes the largest float64, about 1e308.
+        factor: τ > 1, of the quantity that grows.
+        log_growth: γ, its growth per step, as a logarithm.
     """
-    require_nonnegative("learning_rate", learning_rate)
-    require_count("steps", steps, 0)
-    walk = _Walk.of(curvature, algorithm, learning_rate, runs, seed, start)
-    path = [walk.delta.square().sum(dim=0)]
-    for _ in range(steps):
-        walk.step()
-        path.append(walk.delta.square().sum(dim=0))
-    return torch.stack(path)
-
-
-def lyapunov_exponent(
-    curvature: Curvature,
-    algorithm: AscentDescent,
-    learning_rate: float,
-    *,
-    steps: int,
-    runs: int,
-    seed: int,
-) -> tuple[float, float]:
-    """Top Lyapunov exponent γ = lim (1/k) log‖δ_k‖, per step: the growth of a typical run.
-
-    γ ≤ ½ log ρ(T) by Jensen: the mean square may diverge, on rare runs, where almost every single
-    run still converges. Where several directions share the top exponent, as on a grouped family,
-    the largest of them has E log‖δ_k‖ ≈ γk + c√k, so that log‖δ_K‖/K is off by as much as a run's
-    own spread. From L_k = log‖δ_k‖ at i = ⌊K/100⌋, j = ⌊K/4⌋ and K, each run therefore gives
-    [L_K − L_i − r(L_j − L_i)] / [K − i − r(j − i)] with r = (√K − √i)/(√j − √i), free of c and of
-    a constant, at about twice the spread of (L_K − L_i)/(K − i).
-
-    Args:
-        curvature, algorithm, learning_rate: as in `growth_factor`.
-        steps: updates K per run, ≥ 5.
-        runs: independent runs ≥ 2, whose spread gives the standard error.
-        seed: of the starts and the batches.
-
-    Returns:
-        (estimate, standard error), both per step; −inf and NaN if some run reaches δ = 0 exactly.
-
-    Source: book, chapter hessian_tests.
-    """
-    require_nonnegative("learning_rate", learning_rate)
-    require_count("steps", steps, 5)
-    require_count("runs", runs, 2)
-    walk = _Walk.of(curvature, algorithm, learning_rate, runs, seed, None)
-    i, j, growth = steps // 100, steps // 4, torch.zeros(runs).to(walk.delta)
-    at_i = at_j = growth
-    for k in range(1, steps + 1):
-        walk.step()
-        length = torch.linalg.vector_norm(walk.delta, dim=0)
-        if not bool(length.isfinite().all()):
-            raise ValueError(
-                f"learning_rate must keep one step inside float64's range, got {learning_rate!r}"
-            )
-        walk.delta /= length.clamp_min(torch.finfo(length.dtype).tiny)
-        growth = growth + length.log()
-        at_i, at_j = (growth if k == i else at_i), (growth if k == j else at_j)
-    r = (math.sqrt(steps) - math.sqrt(i)) / (math.sqrt(j) - math.sqrt(i))
-    rates = (growth - at_i - r * (at_j - at_i)) / (steps - i - r * (j - i))
-    rates = torch.where(growth.isinf(), growth, rates)
-    return float(rates.mean()), float(rates.std() / math.sqrt(runs))
-
-
-@dataclass
-class _Walk:
-    """Independent runs of δ ← δ − η(Σ_i c_i H_i + λI)δ, one column of delta (q, runs) each."""
-
-    delta: Tensor
-    stacked: Tensor
-    algorithm: AscentDescent
-    sets: tuple[SetWeights, SetWeights]
-    learning_rate: float
-    generator: torch.Generator
-
-    @classmethod
-    def of(
-        cls,
-        curvature: Curvature,
-        algorithm: AscentDescent,
-        learning_rate: float,
-        runs: int,
-        seed: int,
-        start: Tensor | None,
-    ) -> _Walk:
-        require_count("runs", runs, 1)
-        stacked = curvature.stacked
-        generator = torch.Generator(stacked.device).manual_seed(seed)
-        if start is None:
-            start = torch.randn(
-                len(stacked), runs, generator=generator, device=stacked.device, dtype=stacked.dtype
-            )
-            start /= torch.linalg.vector_norm(start, dim=0)
-        elif start.shape != (len(stacked), runs):
-            raise ValueError(
-                f"start must have shape ({len(stacked)}, {runs}), got {tuple(start.shape)}"
-            )
-        sets = algorithm.sets(curvature.forget)
-        return cls(start.clone(), stacked, algorithm, sets, learning_rate, generator)
-
-    def step(self) -> None:
-        """One update of every run, in place."""
-        runs = self.delta.shape[1]
-        weights = sample_weights(self.algorithm, self.sets, runs, self.generator)
-        slopes = self.stacked.T @ self.delta
-        slopes *= weights.repeat_interleave(len(slopes) // len(weights), dim=0)
-        gradient = self.stacked @ slopes + self.algorithm.damping * self.delta
-        self.delta -= self.learning_rate * gradient
+    return math.log(factor) / log_growth if log_growth > 0 else math.inf
 
 
 def retain_edge(curvature: Curvature, mixing: float) -> float:
-    """2/((1−α)λ_1(H_r)): the learning rate at which descent on the retain set alone diverges."""
-    sharpness = torch.linalg.eigvalsh(curvature.retain_hessian)[-1]
-    return 2 / ((1 - mixing) * float(sharpness))
+    """2/((1−α)λ_1(H_r)): the learning rate at which descent on the retain set alone diverges.
+
+    Infinite at mixing α = 1, or without curvature on the retain set.
+
+    Raises:
+        ValueError: for a mixing outside [0, 1].
+    """
+    require_share("mixing", mixing)
+    sharpness = float(torch.linalg.eigvalsh(curvature.retain_hessian)[-1])
+    descent = (1 - mixing) * sharpness
+    return 2 / descent if descent > 0 else math.inf

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 
-from lib.checks import require_batches, require_nonnegative
+from lib.checks import require_above, require_batches, require_nonnegative
 from lib.stability.algorithm import AscentDescent
 from lib.stability.families import AxisFamily, distinct_axes
 from lib.stability.sampling import count_distribution
@@ -74,8 +74,7 @@ def moment_exponent(laws: list[tuple[np.ndarray, np.ndarray]], order: float) -> 
     Raises:
         ValueError: for an order that is not a finite number > 0.
     """
-    if not (math.isfinite(order) and order > 0):
-        raise ValueError(f"order must be a finite number > 0, got {order!r}")
+    require_above("order", order, 0)
     with np.errstate(divide="ignore"):  # log 0 = −∞ is meant, as above
         return max(float(np.log(weights @ np.abs(X) ** order)) / order for weights, X in laws)
 
@@ -119,48 +118,6 @@ def axis_laws(
     return laws
 
 
-def grouped_lyapunov_exponent(
-    family: AxisFamily, algorithm: AscentDescent, learning_rate: float
-) -> float:
-    """γ = max_a E log|X_a|, per step: the growth of a typical run, in closed form.
-
-    With groups of σ of n samples, M is hypergeometric (n, σ, B), binomial (σ, B/n) or binomial
-    (B, σ/n) under the three sampling schemes. Arguments, errors, source: `growth_exponents`.
-    """
-    return growth_exponents(family, algorithm, learning_rate).typical
-
-
-def grouped_critical_learning_rate(family: AxisFamily, algorithm: AscentDescent) -> float:
-    """η* = min_a 2λ_a / (λ_a² + V_a), λ_a = E Â_aa and V_a = Var Â_aa; 0.0 if no rate is stable.
-
-    V_a = Σ_c ω_c² (c_c,a/B_c)² Var M_c,a. A neutral axis (λ_a = V_a = 0) is left out, as it is by
-    `critical_learning_rate`, which this equals. Infinite if every axis is neutral.
-
-    Raises:
-        ValueError: for a batch larger than its set.
-
-    Source: book, thm-two-sided, where the two sides meet.
-    """
-    lam, variance = _axis_moments(family, algorithm)
-    moved = (lam != 0) | (variance != 0)
-    if np.any(lam[moved] <= 0):
-        return 0.0
-    rates = 2 * lam[moved] / (lam[moved] ** 2 + variance[moved])
-    return float(rates.min(initial=np.inf))
-
-
-def mean_only_learning_rate(family: AxisFamily, algorithm: AscentDescent) -> float:
-    """2/λ_max(A), the edge for full batches; 0.0 if A has a negative eigenvalue.
-
-    Raises:
-        ValueError: for a batch larger than its set.
-    """
-    lam, _ = _axis_moments(family, algorithm)
-    if np.any(lam < 0):
-        return 0.0
-    return float(2 / lam.max()) if lam.max() > 0 else math.inf
-
-
 def axis_multipliers(
     family: AxisFamily,
     algorithm: AscentDescent,
@@ -198,28 +155,3 @@ def joint_counts(
     weights = np.outer(*laws)
     counts = np.nonzero(weights)
     return (counts[0][:, None], counts[1][:, None]), weights[counts]
-
-
-def _axis_moments(family: AxisFamily, algorithm: AscentDescent) -> tuple[np.ndarray, np.ndarray]:
-    """Mean λ_a and variance V_a of Â_aa, (q,) each, from the moments of the counts."""
-    require_batches(family, algorithm)
-    lam = np.full(len(family.retain_group), algorithm.damping)
-    variance = np.zeros_like(lam)
-    for sign, weight, n, batch, group, c in zip(
-        (1, -1),
-        (1 - algorithm.mixing, algorithm.mixing),
-        (family.n_retain, family.n_forget),
-        (algorithm.retain_batch, algorithm.forget_batch),
-        (family.retain_group, family.forget_group),
-        family.curvatures(),
-        strict=True,
-    ):
-        share = group / n
-        spread = {
-            "bernoulli": group * (batch / n) * (1 - batch / n),
-            "without_replacement": batch * share * (1 - share) * (n - batch) / max(n - 1, 1),
-            "with_replacement": batch * share * (1 - share),
-        }[algorithm.sampling]
-        lam += sign * weight * c * share
-        variance += (weight * c / batch) ** 2 * spread
-    return lam, variance

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checks import require_count, require_nonnegative
+from lib.checks import (
+    require_batch,
+    require_count,
+    require_nonnegative,
+    require_seed,
+    require_share,
+)
 from lib.stability.curvature import Curvature
 
 
@@ -38,22 +44,32 @@ def angled_family(
     Raises:
         ValueError: naming the argument, its value and the allowed range.
     """
-    require_count("n_retain", n_retain, 1)
-    require_count("n_forget", n_forget, 1)
     require_count("dim", dim, 2)
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength must be in [0, 1], got {strength!r}")
+    require_share("strength", strength)
+    noise, forget = _standard_normal(n_retain, n_forget, dim, seed)
     theta = torch.as_tensor(angle, dtype=torch.float64)
     if theta.shape not in ((), (n_forget,)) or not bool(theta.isfinite().all()):
         raise ValueError(f"angle must be finite, one or ({n_forget},), got {angle!r}")
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(n_retain + n_forget, dim, generator=generator, dtype=torch.float64)
     gradients = math.sqrt((1 - strength) / dim) * noise
     gradients[:n_retain, 0] += math.sqrt(strength)
     gradients[n_retain:, 0] += math.sqrt(strength) * theta.cos()
     gradients[n_retain:, 1] += math.sqrt(strength) * theta.sin()
-    forget = torch.arange(n_retain + n_forget) >= n_retain
     return Curvature.from_gram(gradients @ gradients.T, forget)
+
+
+def _standard_normal(n_retain: int, n_forget: int, dim: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Standard normal rows (n, dim), and which of them are forgotten, (n,) bool: the last ones."""
+    for name, value in (("n_retain", n_retain), ("n_forget", n_forget), ("dim", dim)):
+        require_count(name, value, 1)
+    require_seed(seed)
+    n = n_retain + n_forget
+    # No `stream`: published examples name their seeds.
+    generator = torch.Generator().manual_seed(int(seed))
+    noise = torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    return noise, torch.arange(n) >= n_retain
+
+
+_PER_AXIS = ("retain_group", "forget_group", "retain_sharpness", "forget_sharpness")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,16 +123,15 @@ class AxisFamily:
         axes = np.count_nonzero(diagonals, axis=1)
         if axes.max() > 1:
             raise ValueError("curvature must have each sample on one axis, got one on more")
-        fields: list[np.ndarray] = []
-        for members in (~curvature.forget.cpu().numpy(), curvature.forget.cpu().numpy()):
+        forget, columns = curvature.forget.cpu().numpy(), {}
+        for name, members in (("retain", ~forget), ("forget", forget)):
             of_set = diagonals[members]
             group, top = np.count_nonzero(of_set, axis=0), of_set.max(axis=0)
             if not np.allclose(np.where(of_set > 0, of_set, top), top, rtol=1e-12, atol=0):
                 raise ValueError("curvature must be equal within a set's group, got several values")
-            fields += [group, top * group / len(of_set)]
-        return cls(
-            curvature.n_retain, curvature.n_forget, fields[0], fields[2], fields[1], fields[3]
-        )
+            columns[f"{name}_group"] = group
+            columns[f"{name}_sharpness"] = top * group / len(of_set)
+        return cls(curvature.n_retain, curvature.n_forget, **columns)
 
     def curvatures(self) -> tuple[np.ndarray, np.ndarray]:
         """Curvature of one sample on each axis, retain and forget, (q,) each; 0 where none is."""
@@ -127,14 +142,7 @@ class AxisFamily:
 
     def on_axes(self, axes: np.ndarray) -> AxisFamily:
         """The same samples, their curvature along the other axes left out; index or mask `axes`."""
-        return AxisFamily(
-            self.n_retain,
-            self.n_forget,
-            self.retain_group[axes],
-            self.forget_group[axes],
-            self.retain_sharpness[axes],
-            self.forget_sharpness[axes],
-        )
+        return replace(self, **{name: getattr(self, name)[axes] for name in _PER_AXIS})
 
     def curvature(self) -> Curvature:
         """The same samples for the general solvers: axis by axis, flat ones last, retain first.
@@ -159,8 +167,7 @@ class AxisFamily:
 
 def distinct_axes(family: AxisFamily) -> list[AxisFamily]:
     """One family with a single axis for every kind of axis there is."""
-    fields = ("retain_group", "forget_group", "retain_sharpness", "forget_sharpness")
-    columns = [getattr(family, name) for name in fields]
+    columns = [getattr(family, name) for name in _PER_AXIS]
     _, first = np.unique(np.stack(columns), axis=1, return_index=True)
     return [family.on_axes(first[k : k + 1]) for k in range(len(first))]
 
@@ -198,16 +205,11 @@ def gaussian_curvature(
     Raises:
         ValueError: naming the argument that is out of range.
     """
-    for name, value in (("n_retain", n_retain), ("n_forget", n_forget), ("dim", dim)):
-        require_count(name, value, 1)
-    if not 0 <= alignment < 1:
-        raise ValueError(f"alignment must be in [0, 1), got {alignment!r}")
-    generator = torch.Generator().manual_seed(seed)
-    n = n_retain + n_forget
-    noise = torch.randn(n, dim, generator=generator, dtype=torch.float64) / dim**0.5
-    h = (1 - alignment) ** 0.5 * noise
+    require_share("alignment", alignment, "[0, 1)")
+    noise, forget = _standard_normal(n_retain, n_forget, dim, seed)
+    h = (1 - alignment) ** 0.5 * (noise / dim**0.5)
     h[:, 0] += alignment**0.5
-    return Curvature.from_gram(h @ h.T, torch.arange(n) >= n_retain)
+    return Curvature.from_gram(h @ h.T, forget)
 
 
 def grouped_family(
@@ -251,8 +253,7 @@ def _grouped_factors(name: str, n: int, group: int, sharpness: float) -> Tensor:
     """√(nλ/σ) e_g for each of one set's samples, (n, number of axes the set curves)."""
     require_count(f"n_{name}", n, 1)
     require_count(f"{name}_group", group, 1)
-    if group > n:
-        raise ValueError(f"{name}_group must be in [1, {n}], the size of its set, got {group}")
+    require_batch(f"{name}_group", group, n)
     require_nonnegative(f"{name}_sharpness", sharpness)
     axes = torch.arange(n) // group
     height = (n * sharpness / group) ** 0.5

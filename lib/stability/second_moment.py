@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -97,6 +97,28 @@ class SecondMoment:
         for weight, hessian, _ in self.per_set:
             own = own - weight * hessian.diagonal().square()
         return own
+
+    def contracting(self) -> SecondMoment | None:
+        """T without its neutral directions; None if no step size is stable.
+
+        A direction that A leaves alone and no batch moves (forget-only curvature at mixing 0, say)
+        is neutral at every rate.
+        """
+        lam = self.eigenvalues
+        kept = lam.abs() > self.rounding
+        if bool((lam < -self.rounding).any()) or self.moves(~kept):
+            return None
+        if bool(kept.all()):
+            return self
+        return replace(
+            self,
+            eigenvalues=lam[kept],
+            basis=self.basis[:, kept],
+            factors=self.factors[:, kept],
+            per_set=tuple(
+                (s, H[kept][:, kept], None if R is None else R[kept]) for s, H, R in self.per_set
+            ),
+        )
 
     def moves(self, directions: Tensor) -> bool:
         """Whether the batches' noise moves any of these eigenvectors of A, (q,) bool."""

@@ -1,9 +1,8 @@
-"""Stability thresholds from coherence, and the family of data that attains them."""
+"""Stability thresholds: two-sided and one-sided bounds from coherence, and the 2×2 block gain."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,18 +14,6 @@ from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence_matrix, sample_curvatures, within_coherence
 from lib.stability.dynamics import noise_gain
 from lib.stability.second_moment import SecondMoment
-from lib.stability.window import Window, stopping_step, unlearning_window
-
-__all__ = [
-    "Window",
-    "block_critical_rate",
-    "block_gain",
-    "coherence_bound",
-    "learning_rate_bounds",
-    "stopping_step",
-    "three_axis_bound",
-    "unlearning_window",
-]
 
 
 def learning_rate_bounds(curvature: Curvature, algorithm: AscentDescent) -> tuple[float, float]:
@@ -57,7 +44,7 @@ def learning_rate_bounds(curvature: Curvature, algorithm: AscentDescent) -> tupl
 
     Source: book, thm-two-sided.
     """
-    moment = _contracting_part(curvature, algorithm)
+    moment = SecondMoment.of(curvature, algorithm).contracting()
     if moment is None:
         return 0.0, 0.0
     lam = moment.eigenvalues
@@ -129,25 +116,6 @@ def three_axis_bound(curvature: Curvature, algorithm: AscentDescent) -> float:
     if trace < 0:
         return 0.0
     return 2 * trace / second if second > 0 else math.inf
-
-
-def _contracting_part(curvature: Curvature, algorithm: AscentDescent) -> SecondMoment | None:
-    """The second moment without its neutral directions; None if no step size is stable."""
-    moment = SecondMoment.of(curvature, algorithm)
-    lam = moment.eigenvalues
-    neutral = lam.abs() <= moment.rounding
-    if bool((lam < -moment.rounding).any()) or moment.moves(neutral):
-        return None
-    kept = ~neutral
-    return replace(
-        moment,
-        eigenvalues=lam[kept],
-        basis=moment.basis[:, kept],
-        factors=moment.factors[:, kept],
-        per_set=tuple(
-            (s, H[kept][:, kept], None if R is None else R[kept]) for s, H, R in moment.per_set
-        ),
-    )
 
 
 def _candidate_directions(moment: SecondMoment, forget: Tensor, pencil: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from scipy.optimize import brentq
 
-from lib.checks import is_finite, require_count
+from lib.checks import require_above, require_count
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
-from lib.stability.dynamics import critical_learning_rate, growth_factor
+from lib.stability.dynamics import critical_learning_rate, growth_factor, steps_to_grow
 from lib.stability.second_moment import SecondMoment
 
 # Growth per step that the Lanczos run of `growth_factor` cannot tell from none.
@@ -67,7 +67,7 @@ def unlearning_window(
     Source: book, thm-window.
     """
     require_count("steps", steps, 1)
-    _require_amplification(amplification)
+    require_above("amplification", amplification, 1)
     if math.log(amplification) / steps <= _RESOLUTION:
         raise ValueError(
             f"amplification must exceed exp({_RESOLUTION} · steps), the resolution of ρ(T), "
@@ -99,9 +99,9 @@ def stopping_step(
 
     Source: book, thm-window.
     """
-    _require_amplification(amplification)
+    require_above("amplification", amplification, 1)
     rho = growth_factor(curvature, algorithm, learning_rate)
-    return math.log(amplification) / math.log(rho) if rho > 1 + _RESOLUTION else math.inf
+    return steps_to_grow(amplification, math.log(rho) if rho > 1 + _RESOLUTION else 0.0)
 
 
 def _reaching_rate(curvature: Curvature, algorithm: AscentDescent, target: float) -> float:
@@ -133,8 +133,3 @@ def _retain_critical_rate(curvature: Curvature, algorithm: AscentDescent) -> flo
         return 2 / algorithm.damping if algorithm.damping else math.inf
     retain_only = replace(algorithm, mixing=0.0, damping=algorithm.damping / weight)
     return critical_learning_rate(curvature, retain_only) / weight
-
-
-def _require_amplification(amplification: float) -> None:
-    if not (is_finite(amplification) and amplification > 1):
-        raise ValueError(f"amplification must be a finite number > 1, got {amplification!r}")

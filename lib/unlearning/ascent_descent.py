@@ -1,8 +1,4 @@
-"""Ascent–descent on real networks, from their trained optimum.
-
-`ascent_descent` runs batches of signal-plus-noise CNNs exactly on their coefficients; `unlearn`
-runs any module.
-"""
+"""Ascent–descent on any torch module, from its trained optimum, and its growth measured."""
 
 from __future__ import annotations
 
@@ -13,22 +9,13 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parameters_to_vector
 
-from lib.checks import require_count, require_nonnegative
-from lib.cnn.unlearning import Trajectory, ascent_descent
+from lib.checks import describe, require_count, require_finite, require_forget, require_nonnegative
+from lib.randomness import stream
 from lib.stability.algorithm import AscentDescent, sample_weights
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import growth_mode
 from lib.stability.jacobian import loss_jacobian
-
-__all__ = [
-    "Growth",
-    "ModuleRuns",
-    "Trajectory",
-    "ascent_descent",
-    "measure_growth",
-    "parameter_basis",
-    "unlearn",
-]
+from lib.stability.losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -107,25 +94,27 @@ def unlearn(
     named = {k: v.detach() for k, v in model.named_parameters() if v.requires_grad}
     optimum = parameters_to_vector(list(named.values()))
     sizes, shapes = [v.numel() for v in named.values()], [v.shape for v in named.values()]
-
-    _require_shapes(inputs, targets, forget, start, optimum)
+    n = require_forget(forget, len(inputs))
+    if targets.shape not in ((n,), (n, 1)):
+        raise ValueError(f"targets must have shape ({n},) or ({n}, 1), got {describe(targets)}")
+    require_finite("start", start, "runs", len(optimum))
     targets = targets.reshape(-1)  # (n, 1) would broadcast against the outputs to (n, n)
 
     def losses(weights: Tensor) -> Tensor:
         parts = [w.view(s) for w, s in zip(weights.split(sizes), shapes, strict=True)]
         outputs = functional_call(model, dict(zip(named, parts, strict=True)), (inputs,))
-        return 0.5 * (outputs.reshape(-1) - targets).square()
+        return LOSSES["squared"].value(outputs.reshape(-1), targets)
 
     slope = vmap(grad(lambda weights, c: (c * losses(weights)).sum()))
     sets = algorithm.sets(forget)
-    generator = torch.Generator(start.device).manual_seed(seed)
+    generator = stream("module batches", seed)
     delta, record = start.clone(), []
     for k in range(steps + 1):
         with torch.no_grad():
             per_sample = vmap(losses)(optimum + delta)
         record.append((delta, per_sample[:, forget].mean(1), per_sample[:, ~forget].mean(1)))
         if k < steps:
-            weights = sample_weights(algorithm, sets, len(start), generator).T
+            weights = sample_weights(algorithm, sets, len(start), generator).T.to(start)
             step = slope(optimum + delta, weights) + algorithm.damping * delta
             delta = delta - learning_rate * step
     distance = torch.stack([torch.linalg.vector_norm(d, dim=1) for d, _, _ in record])
@@ -134,20 +123,6 @@ def unlearn(
         forget_loss=torch.stack([f for _, f, _ in record]),
         retain_loss=torch.stack([r for _, _, r in record]),
     )
-
-
-def _require_shapes(
-    inputs: Tensor, targets: Tensor, forget: Tensor, start: Tensor, optimum: Tensor
-) -> None:
-    n, p = len(inputs), len(optimum)
-    if targets.shape not in ((n,), (n, 1)):
-        raise ValueError(f"targets must have shape ({n},) or ({n}, 1), got {tuple(targets.shape)}")
-    if forget.dtype != torch.bool or forget.shape != (n,):
-        raise ValueError(
-            f"forget must be bool of shape ({n},), got {forget.dtype} of {tuple(forget.shape)}"
-        )
-    if start.ndim != 2 or start.shape[1] != p or not bool(start.isfinite().all()):
-        raise ValueError(f"start must be finite of shape (runs, {p}), got {tuple(start.shape)}")
 
 
 def measure_growth(
@@ -182,13 +157,14 @@ def measure_growth(
     require_count("steps", steps, 1)
     require_count("runs", runs, 2)
     jacobian = loss_jacobian(model, inputs, targets, "squared")
-    curvature = Curvature.from_model(model, inputs, targets, forget)
+    rows = jacobian.flatten(0, 1)
+    curvature = Curvature.from_gram(rows @ rows.T, forget.to(rows.device), jacobian.shape[1])
     rho, X = growth_mode(curvature, algorithm, learning_rate)
     values, vectors = torch.linalg.eigh(X)
     # X is PSD up to rounding, which leaves eigenvalues of either sign around zero.
     root = vectors * values.clamp_min(0).sqrt()
-    generator = torch.Generator(X.device).manual_seed(seed)
-    normal = torch.randn(runs, len(X), generator=generator, device=X.device, dtype=X.dtype)
+    generator = stream("module starts", seed)
+    normal = torch.randn(runs, len(X), generator=generator, dtype=X.dtype).to(X)
     start = size * normal @ root.T @ parameter_basis(curvature, jacobian)
     path = unlearn(
         model,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
-from lib.checks import require_count
+from lib.checks import require_count, require_seed
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,14 @@ def digits(n_retain: int, n_forget: int, *, seed: int = 0) -> Digits:
     """
     require_count("n_retain", n_retain, 1)
     require_count("n_forget", n_forget, 1)
+    require_seed(seed)
+    from sklearn.datasets import load_digits  # slow to import, and needed here alone
+
     images, numbers = load_digits(return_X_y=True)
     n = n_retain + n_forget
     if n > len(numbers):
         raise ValueError(f"n_retain + n_forget must be at most {len(numbers)}, got {n}")
+    # No `stream`: published examples name their seeds.
     chosen = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))[:n]
     drawn = torch.as_tensor(numbers)[chosen]
     return Digits(

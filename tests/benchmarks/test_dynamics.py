@@ -5,9 +5,10 @@ import time
 import pytest
 import torch
 
-from lib.stability.algorithm import SAMPLINGS, AscentDescent
+from lib.stability.algorithm import AscentDescent
 from lib.stability.dynamics import critical_learning_rate, growth_factor
 from lib.stability.families import gaussian_curvature
+from lib.stability.sampling import SAMPLINGS
 from tests.support.dense import tabled_second_moment
 
 

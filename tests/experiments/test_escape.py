@@ -16,12 +16,13 @@ from lib.experiments.escape import (
     escapes_allowed,
     squared_norms,
 )
-from lib.stability.algorithm import SAMPLINGS, AscentDescent
+from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
-from lib.stability.dynamics import critical_learning_rate, mean_square_path, simulate
+from lib.stability.dynamics import critical_learning_rate, mean_square_path
 from lib.stability.exponents import axis_laws, critical_moment, growth_exponents, moment_exponent
 from lib.stability.families import AxisFamily
-from lib.stability.sampling import draw_group_counts
+from lib.stability.sampling import SAMPLINGS, draw_group_counts
+from lib.stability.simulation import simulate
 from tests.stability.test_exponents import random_algorithm, random_family
 from tests.support.dense import batches, dense_second_moment, random_instance
 

@@ -16,8 +16,9 @@ from lib.experiments.hessian_tests import (
 )
 from lib.stability.data_coherence import coherence
 from lib.stability.dynamics import critical_learning_rate
-from lib.stability.exponents import grouped_critical_learning_rate, growth_exponents
+from lib.stability.exponents import growth_exponents
 from lib.stability.families import AxisFamily, grouped_family
+from tests.support.commuting import grouped_critical_learning_rate
 
 
 def test_sister_setting_is_as_published():

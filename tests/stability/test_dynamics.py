@@ -5,21 +5,21 @@ import numpy as np
 import pytest
 import torch
 
-from lib.stability.algorithm import SAMPLINGS, AscentDescent
+from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import (
     critical_learning_rate,
     critical_mixing,
     growth_factor,
     growth_mode,
-    lyapunov_exponent,
     mean_square_path,
     noise_gain,
-    simulate,
     steps_to_amplify,
 )
 from lib.stability.families import gaussian_curvature, grouped_family
+from lib.stability.sampling import SAMPLINGS
 from lib.stability.second_moment import mean_operator
+from lib.stability.simulation import lyapunov_exponent, simulate
 from tests.support.dense import (
     bisected_rate,
     dense_mean,

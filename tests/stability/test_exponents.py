@@ -6,22 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from lib.stability.algorithm import SAMPLINGS, AscentDescent
+from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
-from lib.stability.dynamics import critical_learning_rate, growth_factor, lyapunov_exponent
+from lib.stability.dynamics import critical_learning_rate, growth_factor
 from lib.stability.exponents import (
     axis_laws,
     axis_multipliers,
     critical_moment,
-    grouped_critical_learning_rate,
-    grouped_lyapunov_exponent,
     growth_exponents,
-    mean_only_learning_rate,
     moment_exponent,
 )
 from lib.stability.families import AxisFamily, grouped_family
-from lib.stability.sampling import count_distribution
+from lib.stability.sampling import SAMPLINGS, count_distribution
 from lib.stability.second_moment import mean_operator
+from lib.stability.simulation import lyapunov_exponent
+from tests.support.commuting import (
+    grouped_critical_learning_rate,
+    grouped_lyapunov_exponent,
+    mean_only_learning_rate,
+)
 from tests.support.dense import batches
 
 

@@ -27,7 +27,8 @@ SETUP = """
 import torch
 from lib.stability.data_coherence import coherence_matrix
 from lib.stability.curvature import Curvature
-from lib.stability.dynamics import AscentDescent, critical_learning_rate, noise_gain
+from lib.stability.algorithm import AscentDescent
+from lib.stability.dynamics import critical_learning_rate, noise_gain
 from lib.stability.thresholds import learning_rate_bounds, three_axis_bound
 torch.set_default_dtype(torch.float64)
 

@@ -8,10 +8,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lib.stability.algorithm import SAMPLINGS, AscentDescent
+from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, coherence_matrix, forgettability
 from lib.stability.dynamics import critical_learning_rate, critical_mixing, growth_factor
+from lib.stability.sampling import SAMPLINGS
 from lib.stability.second_moment import SecondMoment, mean_operator
 from lib.stability.thresholds import coherence_bound, learning_rate_bounds, three_axis_bound
 from tests.support.dense import random_instance

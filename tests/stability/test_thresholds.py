@@ -4,11 +4,12 @@ import pytest
 import torch
 from scipy.linalg import eigh
 
-from lib.stability.algorithm import SAMPLINGS, AscentDescent
+from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, coherence_matrix, directional_coherence
 from lib.stability.dynamics import critical_learning_rate, growth_factor
 from lib.stability.families import grouped_family
+from lib.stability.sampling import SAMPLINGS
 from lib.stability.thresholds import (
     coherence_bound,
     learning_rate_bounds,
