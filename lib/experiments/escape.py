@@ -55,6 +55,8 @@ class HessianTest:
 
     def __post_init__(self) -> None:
         require_batches(self.family, self.algorithm)
+        self.algorithm.require_plain("a Hessian test")
+        self.algorithm.require_independent("a Hessian test")
         require_nonnegative("learning_rate", self.learning_rate)
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
 from lib.checks import require_batch, require_count, require_nonnegative, require_share
-from lib.stability.sampling import Sampling, draw_counts, scheme_of
+from lib.stability.sampling import (
+    RESHUFFLED,
+    SAMPLINGS,
+    Sampling,
+    draw_counts,
+    epoch_counts,
+    scheme_of,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,9 @@ class AscentDescent:
             Bernoulli sampling.
         damping: λ ≥ 0, proximal pull that adds λ(w − w*) to the gradient.
         sampling: "bernoulli" (each sample enters with probability B/n, sums divided by B),
-            "without_replacement" within a batch, or "with_replacement"; batches are independent.
+            "without_replacement" within a batch, or "with_replacement", with independent batches;
+            or "reshuffled", a data loader's: each set is shuffled once per epoch and dealt out.
+        momentum: heavy ball β ∈ [0, 1): δ_{k+1} = (1+β)δ_k − βδ_{k−1} − η·gradient.
 
     Raises:
         ValueError: naming the attribute, its value and the allowed range.
@@ -33,6 +44,7 @@ class AscentDescent:
     forget_batch: int
     damping: float = 0.0
     sampling: Sampling = "bernoulli"
+    momentum: float = 0.0
 
     def __post_init__(self) -> None:
         require_share("mixing", self.mixing)
@@ -41,16 +53,37 @@ class AscentDescent:
             object.__setattr__(self, name, int(getattr(self, name)))
         require_nonnegative("damping", self.damping)
         # A float32 scalar would do its arithmetic, 1 − α say, in single precision.
-        for name in ("mixing", "damping"):
+        require_share("momentum", self.momentum, "[0, 1)")
+        for name in ("mixing", "damping", "momentum"):
             object.__setattr__(self, name, float(getattr(self, name)))
-        scheme_of(self.sampling)
+        if self.sampling not in (*SAMPLINGS, RESHUFFLED):
+            raise ValueError(
+                f"sampling must be one of {(*SAMPLINGS, RESHUFFLED)}, got {self.sampling!r}"
+            )
+
+    def require_plain(self, what: str) -> None:
+        """ValueError if there is momentum: `what` has no exact form with it."""
+        if self.momentum:
+            raise ValueError(
+                f"algorithm.momentum must be 0 for {what}, which has no exact form with it, "
+                f"got {self.momentum!r}"
+            )
+
+    def require_independent(self, what: str) -> None:
+        """ValueError if batches depend on each other: `what` has no exact form then."""
+        if self.sampling == RESHUFFLED:
+            raise ValueError(
+                f"algorithm.sampling must be one of {SAMPLINGS} for {what}, which has no exact "
+                f"form for dependent batches, got {self.sampling!r}"
+            )
 
     def sets(self, forget: Tensor) -> tuple[SetWeights, SetWeights]:
         """Weights of the retain and the forget set, forget (n,) bool.
 
         Raises:
-            ValueError: if a batch exceeds its set.
+            ValueError: if a batch exceeds its set, or batches are not independent.
         """
+        self.require_independent("the noise of independent batches")
         return (
             self._weights("retain_batch", ~forget, 1 - self.mixing, self.retain_batch),
             self._weights("forget_batch", forget, self.mixing, self.forget_batch),
@@ -79,21 +112,39 @@ class SetWeights:
     per_set: float
 
 
-def sample_weights(
-    algorithm: AscentDescent, sets: tuple[SetWeights, SetWeights], runs: int, generator: Generator
-) -> Tensor:
-    """Signed weight of every sample's gradient in one step of each of `runs` independent runs.
+def batch_weights(
+    algorithm: AscentDescent, forget: Tensor, runs: int, generator: Generator
+) -> Callable[[], Tensor]:
+    """Each call: the signed weight of every sample's gradient in the next step of `runs` runs.
 
-    (1−α)/B_r times its count for a retain sample, −α/B_f times its count for a forget sample.
+    (1−α)/B_r times its count for a retain sample, −α/B_f times its count for a forget sample; runs
+    are independent, steps are but for a loader's epochs.
 
     Returns:
-        (n, runs) float64 on the CPU, as the generator; the mean over draws is (1−α)/n_r or −α/n_f.
+        a call that gives (n, runs) float64 on the CPU, as the generator; over draws the mean is
+        (1−α)/n_r or −α/n_f.
+
+    Raises:
+        ValueError: if a batch exceeds its set.
     """
-    weights = torch.empty(runs, len(sets[0].members), dtype=torch.float64)
-    for part, sign in zip(sets, (1, -1), strict=True):
-        everyone = torch.ones(runs, part.size, dtype=torch.bool)
-        counts = draw_counts(
-            everyone, torch.full((runs,), part.batch), algorithm.sampling, generator
-        )
-        weights[:, part.members] = sign * part.weight / part.batch * counts.double()
-    return weights.T
+    parts = []
+    for name, members, weight in (
+        ("retain_batch", ~forget, 1 - algorithm.mixing),
+        ("forget_batch", forget, -algorithm.mixing),
+    ):
+        n, batch = int(members.sum()), getattr(algorithm, name)
+        require_batch(name, batch, n)
+        everyone, sizes = torch.ones(runs, n, dtype=torch.bool), torch.full((runs,), batch)
+        if algorithm.sampling == RESHUFFLED:
+            draw = epoch_counts(everyone, sizes, generator)
+        else:
+            draw = partial(draw_counts, everyone, sizes, algorithm.sampling, generator)
+        parts.append((members.cpu(), weight / batch, draw))
+
+    def following() -> Tensor:
+        weights = torch.empty(runs, len(forget), dtype=torch.float64)
+        for members, weight, draw in parts:
+            weights[:, members] = weight * draw().double()
+        return weights.T
+
+    return following

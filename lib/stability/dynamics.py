@@ -15,19 +15,31 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from lib.checks import require_count, require_nonnegative, require_share
+from lib.stability import momentum
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
-from lib.stability.second_moment import SecondMoment, largest_eigenpair, perron_pair
+from lib.stability.epochs import epoch_growth
+from lib.stability.families import AxisFamily
+from lib.stability.sampling import RESHUFFLED
+from lib.stability.second_moment import (
+    SecondMoment,
+    largest_eigenpair,
+    mean_operator,
+    perron_pair,
+)
 
 
 def growth_factor(curvature: Curvature, algorithm: AscentDescent, learning_rate: float) -> float:
     """ρ(T), the factor by which E‖δ‖² grows per step in the long run.
 
     Below 1, E‖δ_k‖² → 0 from every start in U; above 1, E‖δ_k‖² → ∞ from almost every start. T maps
-    PSD matrices to PSD matrices and is self-adjoint, so ρ(T) is its largest eigenvalue.
+    PSD matrices to PSD matrices and is self-adjoint, so ρ(T) is its largest eigenvalue. With
+    momentum it is the spectral radius of the second moment of (δ_k, δ_{k−1}); under "reshuffled"
+    batches the growth over an epoch, per step.
 
     Args:
         curvature: per-sample curvature at the optimum.
@@ -35,12 +47,31 @@ def growth_factor(curvature: Curvature, algorithm: AscentDescent, learning_rate:
         learning_rate: η ≥ 0 (0 gives 1).
 
     Raises:
-        ValueError: for a negative or not finite rate, or a batch larger than its set.
+        ValueError: for a negative or not finite rate, a batch larger than its set, or "reshuffled"
+            batches with momentum, off the axes or of a size that does not divide its set.
         RuntimeError: with the residual, if the Lanczos run does not converge.
 
-    Source: book, thm-exact-criterion.
+    Source: book, thm-exact-criterion, thm-momentum, thm-loader.
     """
-    return growth_mode(curvature, algorithm, learning_rate)[0]
+    require_nonnegative("learning_rate", learning_rate)
+    if algorithm.sampling == RESHUFFLED:
+        return epoch_growth(_on_axes(curvature, algorithm), algorithm, learning_rate)
+    moment = SecondMoment.of(curvature, algorithm)
+    if algorithm.momentum:
+        return momentum.growth_factor(moment, learning_rate, algorithm.momentum)
+    return perron_pair(moment, learning_rate)[0]
+
+
+def _on_axes(curvature: Curvature, algorithm: AscentDescent) -> AxisFamily:
+    """The family of axes behind a curvature; ValueError where "reshuffled" has no exact form."""
+    algorithm.require_plain("'reshuffled' batches")
+    try:
+        return AxisFamily.from_curvature(curvature)
+    except ValueError as error:
+        raise ValueError(
+            "algorithm.sampling 'reshuffled' has an exact form only where every sample of a set "
+            f"curves one axis, as strongly as the others on it: {error}"
+        ) from None
 
 
 def growth_mode(
@@ -51,6 +82,7 @@ def growth_mode(
     Arguments and errors as `growth_factor`; X is (q, q). Source: book, thm-exact-criterion.
     """
     require_nonnegative("learning_rate", learning_rate)
+    algorithm.require_plain("growth_mode")
     moment = SecondMoment.of(curvature, algorithm)
     rho, X = perron_pair(moment, learning_rate)
     # A multiple ρ has eigenmatrices of any sign, and trace 0 among them; but T maps PSD to PSD, so
@@ -71,25 +103,54 @@ def critical_learning_rate(curvature: Curvature, algorithm: AscentDescent) -> fl
     neutral at every rate; it is left out rather than called unstable, and ρ(T) = 1 up to η*.
     Infinite if every direction is neutral: nothing then ever moves.
 
+    With momentum the same with ℒ_β and 𝒬_β of `momentum.critical_forms`. Under "reshuffled" batches
+    the first rate at which `growth_factor` reaches 1, seen on 256 rates up to twice the mean's edge
+    2/λ_max(A) and then refined; 0.0 if it exceeds 1 from the start.
+
     Raises:
-        ValueError: for a batch larger than its set.
+        ValueError: for a batch larger than its set, or "reshuffled" batches as in `growth_factor`.
         RuntimeError: with the residual, if the Lanczos run does not converge.
 
-    Source: book, thm-critical-learning-rate; extends Mulayoff and Michaeli (COLT 2024).
+    Source: book, thm-critical-learning-rate, thm-momentum, thm-loader; extends Mulayoff and
+    Michaeli (COLT 2024).
     """
+    if algorithm.sampling == RESHUFFLED:
+        return _critical_epoch_rate(curvature, algorithm)
     moment = SecondMoment.of(curvature, algorithm).contracting()
     if moment is None:
         return 0.0
     lam = moment.eigenvalues
     if not len(lam):
         return math.inf
-    inverse_root = (lam[:, None] + lam[None, :]).rsqrt()
+    total, bend = momentum.critical_forms(lam, algorithm.momentum)
+    inverse_root = total.rsqrt()
 
     def whitened(N: Tensor) -> Tensor:
         M = inverse_root * N
-        return inverse_root * (lam[:, None] * M * lam[None, :] + moment.noise(M))
+        return inverse_root * (bend * M + moment.noise(M))
 
     return 1 / largest_eigenpair(whitened, lam)[0]
+
+
+def _critical_epoch_rate(curvature: Curvature, algorithm: AscentDescent) -> float:
+    """`critical_learning_rate` under reshuffled epochs."""
+    family = _on_axes(curvature, algorithm)
+    values = torch.linalg.eigvalsh(mean_operator(curvature, algorithm))
+    if float(values[0]) < 0 or float(values[-1]) <= 0:
+        return 0.0 if float(values[0]) < 0 else math.inf
+
+    def excess(rate: float) -> float:
+        return epoch_growth(family, algorithm, rate) - 1
+
+    below = 0.0
+    for share in range(1, 257):
+        rate = share / 64 / float(values[-1])
+        if excess(rate) >= 0:
+            if not below:
+                return 0.0
+            return float(brentq(excess, below, rate, rtol=1e-12, xtol=1e-15 * rate))
+        below = rate
+    raise RuntimeError(f"no rate up to {below:.6g}, twice the mean's edge, is unstable")
 
 
 def critical_mixing(curvature: Curvature, damping: float = 0.0) -> float:
@@ -122,7 +183,8 @@ def noise_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: fl
 
     For rank-one H_i = h_ih_iᵀ, Bernoulli sampling and |1 − ηλ_a(A)| < 1 for all a: ρ(T) < 1 iff
     ρ(G) < 1. With x_a = 1 − ηλ_a the sum over k is the positive kernel 1/(1 − x_a x_b), numerically
-    of low rank s (a dozen or two), so G costs s products of size n × q × n.
+    of low rank s (a dozen or two), so G costs s products of size n × q × n. With momentum the
+    condition is 0 < ηλ_a < 2(1+β) and the kernel that of `momentum.kernel` at growth 1.
 
     Returns:
         (n, n) float64, dimensionless, generally not symmetric.
@@ -131,7 +193,7 @@ def noise_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: fl
         ValueError: for factors of rank above one, another sampling scheme, or a learning rate at
             which the mean dynamics alone does not contract, where the sum diverges.
 
-    Source: book, thm-noise-gain.
+    Source: book, thm-noise-gain, thm-momentum.
     """
     require_nonnegative("learning_rate", learning_rate)
     if curvature.factors.shape[2] != 1:
@@ -139,14 +201,17 @@ def noise_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: fl
     if algorithm.sampling != "bernoulli":
         raise ValueError(f"algorithm.sampling must be 'bernoulli', got {algorithm.sampling!r}")
     moment = SecondMoment.of(curvature, algorithm)
-    x = 1 - learning_rate * moment.eigenvalues
-    if float(x.abs().max()) >= 1:
+    lam, beta = moment.eigenvalues, algorithm.momentum
+    x = (1 - learning_rate * lam / (1 + beta)).abs().max()
+    if float(x) >= 1:
         raise ValueError(
-            "learning_rate must keep |1 − ηλ| < 1 for every eigenvalue λ of A, "
-            f"got {learning_rate!r} with max |1 − ηλ| = {float(x.abs().max()):.6g}"
+            "learning_rate must keep |1 − ηλ/(1+β)| < 1 for every eigenvalue λ of A, "
+            f"got {learning_rate!r} with max |1 − ηλ/(1+β)| = {float(x):.6g}"
         )
-    values, vectors = torch.linalg.eigh(1 / (1 - x[:, None] * x[None, :]))
-    keep = values > len(x) * torch.finfo(values.dtype).eps * values[-1]  # below is eigh's rounding
+    values, vectors = torch.linalg.eigh(momentum.kernel(lam, learning_rate, beta, 1.0))
+    keep = (
+        values > len(lam) * torch.finfo(values.dtype).eps * values[-1]
+    )  # below is eigh's rounding
     phi = moment.factors[:, :, 0]
     gain = torch.zeros(len(phi), len(phi), dtype=phi.dtype, device=phi.device)
     for value, vector in zip(values[keep], vectors[:, keep].T, strict=True):
@@ -169,10 +234,14 @@ def mean_square_path(
         steps: number of updates ≥ 0.
         start: (q, q) Eδ_0δ_0ᵀ; by default I/q, that of `simulate`'s start.
 
+    Raises:
+        ValueError: as `growth_factor`; with momentum or "reshuffled" batches.
+
     Source: book, chapter linearized_dynamics.
     """
     require_nonnegative("learning_rate", learning_rate)
     require_count("steps", steps, 0)
+    algorithm.require_plain("mean_square_path")
     moment = SecondMoment.of(curvature, algorithm)
     if start is not None:
         start = moment.basis.T @ start @ moment.basis
@@ -208,6 +277,7 @@ def steps_to_amplify(
     """
     if not amplification > 1:
         raise ValueError(f"amplification must be > 1, got {amplification!r}")
+    algorithm.require_plain("steps_to_amplify")
     require_nonnegative("learning_rate", learning_rate)
     moment = SecondMoment.of(curvature, algorithm)
     rho = perron_pair(moment, learning_rate)[0]

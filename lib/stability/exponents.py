@@ -145,6 +145,8 @@ def joint_counts(
 ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Counts (retain, forget), (s, 1) each, that can occur on the one axis, and their weights."""
     require_batches(single, algorithm)
+    algorithm.require_plain("the multipliers of one axis")
+    algorithm.require_independent("the multipliers of one step")
     laws = [
         count_distribution(int(group[0]), n, batch, algorithm.sampling) if weight else np.ones(1)
         for group, n, batch, weight in (

@@ -76,17 +76,17 @@ def growth_factor(moment: SecondMoment, learning_rate: float, momentum: float) -
     return float(brentq(excess, low, high, xtol=1e-14 * high, rtol=1e-13))
 
 
-def critical_forms(eigenvalues: Tensor, momentum: float) -> tuple[Tensor, Tensor, float]:
-    """ℒ_β, 𝒟_β (q, q) entrywise and the weight of 𝒩: ρ < 1 iff ℒ_β∘ ≻ η(𝒟_β∘ + weight·𝒩), η > 0.
+def critical_forms(eigenvalues: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
+    """ℒ_β and 𝒟_β, (q, q), both entrywise: ρ < 1 iff ℒ_β∘ ≻ η(𝒟_β∘ + 𝒩), for η > 0 and A ≻ 0.
 
-    ℒ_β = (1−β)(λ_a+λ_b), 𝒟_β = [(1−β)²(λ_a+λ_b)² − (1+β)²(λ_a−λ_b)²] / (4(1−β²)), weight 1, all
-    over 1−β²; without momentum λ_a+λ_b, λ_aλ_b and 1. So {η: ρ < 1} is an interval, and η* one
-    eigenvalue problem at every β.
+    ℒ_β = (1−β)(λ_a+λ_b), 𝒟_β = [(1−β)²(λ_a+λ_b)² − (1+β)²(λ_a−λ_b)²] / (4(1−β²));
+    without momentum λ_a+λ_b and λ_aλ_b. So {η: ρ < 1} is an interval, and η* one eigenvalue problem
+    at every β.
     """
     total = eigenvalues[:, None] + eigenvalues[None, :]
     gap = eigenvalues[:, None] - eigenvalues[None, :]
     if momentum == 0:
-        return total, eigenvalues[:, None] * eigenvalues[None, :], 1.0
+        return total, eigenvalues[:, None] * eigenvalues[None, :]
     down, up = 1 - momentum, 1 + momentum
     bend = (down**2 * total.square() - up**2 * gap.square()) / (4 * down * up)
-    return down * total, bend, 1.0
+    return down * total, bend

@@ -15,8 +15,9 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-Sampling = Literal["bernoulli", "without_replacement", "with_replacement"]
-SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+Sampling = Literal["bernoulli", "without_replacement", "with_replacement", "reshuffled"]
+SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)[:3]  # those with independent batches
+RESHUFFLED: Sampling = "reshuffled"
 
 
 class Scheme(NamedTuple):

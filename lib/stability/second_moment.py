@@ -13,19 +13,22 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
+from lib.checks import require_batch
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 
 
 def mean_operator(curvature: Curvature, algorithm: AscentDescent) -> Tensor:
-    """A = (1−α)H_r − αH_f + λI on U, the mean of the stochastic operator; (q, q)."""
-    retain, forget = algorithm.sets(curvature.forget)
+    """A = (1−α)H_r − αH_f + λI on U, the mean of the stochastic operator; (q, q).
+
+    Raises:
+        ValueError: for a batch larger than its set.
+    """
+    require_batch("retain_batch", algorithm.retain_batch, curvature.n_retain)
+    require_batch("forget_batch", algorithm.forget_batch, curvature.n_forget)
     H_r, H_f = curvature.retain_hessian, curvature.forget_hessian
-    return (
-        retain.weight * H_r
-        - forget.weight * H_f
-        + algorithm.damping * torch.eye(len(H_r), dtype=H_r.dtype, device=H_r.device)
-    )
+    eye = torch.eye(len(H_r), dtype=H_r.dtype, device=H_r.device)
+    return (1 - algorithm.mixing) * H_r - algorithm.mixing * H_f + algorithm.damping * eye
 
 
 @dataclass(frozen=True)

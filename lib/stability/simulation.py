@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lib.checks import require_count, require_finite, require_nonnegative
 from lib.randomness import stream
-from lib.stability.algorithm import AscentDescent, SetWeights, sample_weights
+from lib.stability.algorithm import AscentDescent, batch_weights
 from lib.stability.curvature import Curvature
 
 
@@ -82,12 +83,14 @@ def lyapunov_exponent(
     at_i = at_j = growth
     for k in range(1, steps + 1):
         walk.step()
-        length = torch.linalg.vector_norm(walk.delta, dim=0)
+        length = torch.linalg.vector_norm(torch.cat([walk.delta, walk.velocity]), dim=0)
         if not bool(length.isfinite().all()):
             raise ValueError(
                 f"learning_rate must keep one step inside float64's range, got {learning_rate!r}"
             )
-        walk.delta /= length.clamp_min(torch.finfo(length.dtype).tiny)
+        scale = length.clamp_min(torch.finfo(length.dtype).tiny)
+        walk.delta /= scale
+        walk.velocity /= scale
         growth = growth + length.log()
         at_i, at_j = (growth if k == i else at_i), (growth if k == j else at_j)
     r = (math.sqrt(steps) - math.sqrt(i)) / (math.sqrt(j) - math.sqrt(i))
@@ -98,14 +101,17 @@ def lyapunov_exponent(
 
 @dataclass
 class _Walk:
-    """Independent runs of δ ← δ − η(Σ_i c_i H_i + λI)δ, one column of delta (q, runs) each."""
+    """Independent runs of δ ← δ − η(Σ_i c_i H_i + λI)δ, one column of delta (q, runs) each.
+
+    velocity: what momentum adds at the next step, δ_k − δ_{k−1} times β; 0 at the start.
+    """
 
     delta: Tensor
+    velocity: Tensor
     stacked: Tensor
     algorithm: AscentDescent
-    sets: tuple[SetWeights, SetWeights]
     learning_rate: float
-    generator: torch.Generator
+    batches: Callable[[], Tensor]
 
     @classmethod
     def of(
@@ -125,15 +131,18 @@ class _Walk:
             start = torch.randn(q, runs, generator=generator, dtype=torch.float64).to(stacked)
             start /= torch.linalg.vector_norm(start, dim=0)
         require_finite("start", start, q, runs)
-        sets = algorithm.sets(curvature.forget)
-        batches = stream("simulated batches", seed)
-        return cls(start.clone(), stacked, algorithm, sets, learning_rate, batches)
+        batches = batch_weights(
+            algorithm, curvature.forget, runs, stream("simulated batches", seed)
+        )
+        still = torch.zeros_like(start)
+        return cls(start.clone(), still, stacked, algorithm, learning_rate, batches)
 
     def step(self) -> None:
         """One update of every run, in place."""
-        runs = self.delta.shape[1]
-        weights = sample_weights(self.algorithm, self.sets, runs, self.generator).to(self.delta)
+        weights = self.batches().to(self.delta)
         slopes = self.stacked.T @ self.delta
         slopes *= weights.repeat_interleave(len(slopes) // len(weights), dim=0)
         gradient = self.stacked @ slopes + self.algorithm.damping * self.delta
-        self.delta -= self.learning_rate * gradient
+        move = self.velocity - self.learning_rate * gradient
+        self.delta += move
+        self.velocity = self.algorithm.momentum * move

@@ -44,6 +44,7 @@ def learning_rate_bounds(curvature: Curvature, algorithm: AscentDescent) -> tupl
 
     Source: book, thm-two-sided.
     """
+    algorithm.require_plain("learning_rate_bounds")
     moment = SecondMoment.of(curvature, algorithm).contracting()
     if moment is None:
         return 0.0, 0.0
@@ -68,6 +69,7 @@ def coherence_bound(curvature: Curvature, algorithm: AscentDescent) -> float:
 
     Source: book, thm-coherence-bound.
     """
+    algorithm.require_plain("coherence_bound")
     if algorithm.sampling != "bernoulli":
         raise ValueError(f"algorithm.sampling must be 'bernoulli', got {algorithm.sampling!r}")
     bounds = [math.inf]
@@ -100,6 +102,7 @@ def three_axis_bound(curvature: Curvature, algorithm: AscentDescent) -> float:
 
     Source: book, thm-three-axis (X = I), here with damping and for all three sampling schemes.
     """
+    algorithm.require_plain("three_axis_bound")
     squares = coherence_matrix(curvature).square()
     traces = curvature.factors.square().sum(dim=(1, 2))
     damping, q = algorithm.damping, curvature.factors.shape[1]
@@ -192,8 +195,9 @@ def block_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: fl
 def block_critical_rate(curvature: Curvature, algorithm: AscentDescent) -> float:
     """The η at which ρ(g) = 1, so (1−g_rr)(1−g_ff) = g_rf g_fr: the 2×2 prediction of η*.
 
-    Every G_ij grows with η, from 0 up to the mean dynamics' edge 2/λ_max(A), so the root is unique;
-    without noise it is that edge.
+    Every G_ij grows with η, from 0 up to the mean dynamics' edge 2(1+β)/λ_max(A), so ρ(g) = 1 has
+    one root; without noise it is that edge. (The equation alone may have a second, where the other
+    eigenvalue is 1.)
 
     Returns:
         A learning rate; 0.0 where A is not positive definite on U. A prediction, not a bound.
@@ -207,12 +211,13 @@ def block_critical_rate(curvature: Curvature, algorithm: AscentDescent) -> float
     lowest, highest = float(moment.eigenvalues[0]), float(moment.eigenvalues[-1])
     if lowest <= moment.rounding:
         return 0.0
-    edge = 2 / highest * (1 - 1e-12)
+    end = 2 * (1 + algorithm.momentum) / highest
+    edge = end * (1 - 1e-12)
 
     def excess(rate: float) -> float:
         rho = float(torch.linalg.eigvals(block_gain(curvature, algorithm, rate)).real.max())
         return (rho - 1) / (rho + 1)  # bounded, though ρ has a pole at the edge
 
     if excess(edge) < 0:
-        return 2 / highest
+        return end
     return float(brentq(excess, 1e-9 * edge, edge, rtol=1e-10, xtol=1e-12 * edge))

@@ -66,6 +66,8 @@ def unlearning_window(
 
     Source: book, thm-window.
     """
+    algorithm.require_plain("unlearning_window, whose lower edge need not be unique,")
+    algorithm.require_independent("unlearning_window")
     require_count("steps", steps, 1)
     require_above("amplification", amplification, 1)
     if math.log(amplification) / steps <= _RESOLUTION:

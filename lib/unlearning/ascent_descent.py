@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector
 
 from lib.checks import describe, require_count, require_finite, require_forget, require_nonnegative
 from lib.randomness import stream
-from lib.stability.algorithm import AscentDescent, sample_weights
+from lib.stability.algorithm import AscentDescent, batch_weights
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import growth_mode
 from lib.stability.jacobian import loss_jacobian
@@ -106,17 +106,16 @@ def unlearn(
         return LOSSES["squared"].value(outputs.reshape(-1), targets)
 
     slope = vmap(grad(lambda weights, c: (c * losses(weights)).sum()))
-    sets = algorithm.sets(forget)
-    generator = stream("module batches", seed)
-    delta, record = start.clone(), []
+    batches = batch_weights(algorithm, forget, len(start), stream("module batches", seed))
+    delta, move, record = start.clone(), torch.zeros_like(start), []
     for k in range(steps + 1):
         with torch.no_grad():
             per_sample = vmap(losses)(optimum + delta)
         record.append((delta, per_sample[:, forget].mean(1), per_sample[:, ~forget].mean(1)))
         if k < steps:
-            weights = sample_weights(algorithm, sets, len(start), generator).T.to(start)
-            step = slope(optimum + delta, weights) + algorithm.damping * delta
-            delta = delta - learning_rate * step
+            step = slope(optimum + delta, batches().T.to(start)) + algorithm.damping * delta
+            move = algorithm.momentum * move - learning_rate * step
+            delta = delta + move
     distance = torch.stack([torch.linalg.vector_norm(d, dim=1) for d, _, _ in record])
     return ModuleRuns(
         distance,

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from lib.stability.algorithm import AscentDescent
+from lib.stability.algorithm import SAMPLINGS, AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import (
     critical_learning_rate,
@@ -115,7 +115,7 @@ def test_a_singular_mean_is_neutral_only_if_no_batch_moves_its_kernel():
 def test_larger_batches_are_never_less_stable_in_mean_square():
     for seed in range(40):
         curvature = gaussian_curvature(9, 6, 5, alignment=0.1 * (seed % 8), seed=seed)
-        sampling = ("bernoulli", "without_replacement", "with_replacement")[seed % 3]
+        sampling = SAMPLINGS[seed % 3]
         rate = 0.7 / float(torch.linalg.eigvalsh(curvature.retain_hessian)[-1])
         grown = [
             growth_factor(curvature, AscentDescent(0.2, b, 1 + b // 2, sampling=sampling), rate)

@@ -9,8 +9,10 @@ from scipy.optimize import brentq
 from scipy.signal import convolve2d
 
 from lib.stability.algorithm import AscentDescent
+from lib.stability.dynamics import critical_learning_rate, growth_factor
 from lib.stability.epochs import epoch_growth
-from lib.stability.families import AxisFamily
+from lib.stability.families import AxisFamily, gaussian_curvature
+from lib.stability.simulation import simulate
 
 
 def one_axis(n_r, sigma_r, n_f, sigma_f, sharpness=(1.0, 1.0)):
@@ -62,8 +64,8 @@ def enumerated(family, update, rate):
     ],
 )
 def test_thm_loader_against_enumeration_of_every_order(sizes, batches):
-    family = one_axis(*sizes, sharpness=(1.3, 0.7))
-    update = AscentDescent(0.2, *batches, damping=0.1)
+    family = one_axis(sizes[0], sizes[1], sizes[2], sizes[3], (1.3, 0.7))
+    update = AscentDescent(0.2, batches[0], batches[1], damping=0.1)
     for rate in (0.3, 0.7, 1.9):
         assert epoch_growth(family, update, rate) == pytest.approx(
             enumerated(family, update, rate), rel=1e-12
@@ -127,3 +129,35 @@ def test_batches_that_do_not_divide_their_set_are_refused_by_name():
     with pytest.raises(ValueError, match="forget_batch must divide 6"):
         epoch_growth(family, AscentDescent(0.2, 5, 4), 0.5)
     assert epoch_growth(family, AscentDescent(0.0, 5, 4), 0.5) > 0  # no ascent, no forget epoch
+
+
+def test_public_functions_take_reshuffled_epochs():
+    family = one_axis(100, 20, 10, 0)
+    curvature = family.curvature()
+    update = AscentDescent(0.0, 10, 5, sampling="reshuffled")
+    assert critical_learning_rate(curvature, update) == pytest.approx(1.7344, abs=1e-4)
+    assert growth_factor(curvature, update, 0.5) == pytest.approx(
+        epoch_growth(family, update, 0.5), rel=1e-12
+    )
+    independent = AscentDescent(0.0, 10, 5, sampling="without_replacement")
+    assert critical_learning_rate(curvature, independent) == pytest.approx(1.467, abs=1e-3)
+
+
+def test_off_the_axes_and_with_momentum_there_is_no_exact_form():
+    curvature = gaussian_curvature(6, 4, 3, seed=0)
+    with pytest.raises(ValueError, match="reshuffled"):
+        growth_factor(curvature, AscentDescent(0.1, 3, 2, sampling="reshuffled"), 0.1)
+    with pytest.raises(ValueError, match="momentum must be 0"):
+        growth_factor(
+            one_axis(4, 2, 4, 2).curvature(),
+            AscentDescent(0.1, 2, 2, sampling="reshuffled", momentum=0.5),
+            0.1,
+        )
+
+
+def test_sampled_reshuffled_runs_follow_the_exact_growth():
+    family = one_axis(12, 5, 6, 4)
+    update, rate, runs = AscentDescent(0.3, 3, 2, sampling="reshuffled"), 0.8, 20_000
+    path = simulate(family.curvature(), update, rate, steps=12, runs=runs, seed=1)
+    error = float(path[-1].std()) / math.sqrt(runs)
+    assert abs(float(path[-1].mean()) - epoch_growth(family, update, rate) ** 12) < 3 * error

@@ -2,13 +2,19 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
+from lib.stability import dynamics, thresholds
 from lib.stability.algorithm import SAMPLINGS, AscentDescent
 from lib.stability.curvature import Curvature
+from lib.stability.families import AxisFamily
 from lib.stability.momentum import critical_forms, growth_factor, kernel, mean_growth
 from lib.stability.second_moment import SecondMoment, largest_eigenpair
+from lib.stability.simulation import simulate
+from lib.stability.window import unlearning_window
+from tests.support.commuting import axis_moments
 from tests.support.dense import (
     dense_mean,
     dense_second_moment,
@@ -62,11 +68,11 @@ def instance(number):
 
 
 def critical_rate(moment, momentum):
-    total, bend, weight = critical_forms(moment.eigenvalues, momentum)
+    total, bend = critical_forms(moment.eigenvalues, momentum)
     root = total.rsqrt()
 
     def whitened(N):
-        return root * (bend * (root * N) + weight * moment.noise(root * N))
+        return root * (bend * (root * N) + moment.noise(root * N))
 
     return 1 / largest_eigenpair(whitened, moment.eigenvalues)[0]
 
@@ -130,3 +136,76 @@ def test_enough_instances_have_a_critical_rate():
     moments = (instance(number)[3] for number in range(INSTANCES))
     definite = [float(m.eigenvalues[0]) > 0.01 * float(m.eigenvalues[-1]) for m in moments]
     assert sum(definite) >= 200
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_public_functions_take_momentum(momentum):
+    hessians, forget = random_instance(8, 4, 4, 1, 3)
+    curvature = Curvature.from_hessians(hessians, forget)
+    algorithm = AscentDescent(0.05, 2, 2, 0.1, momentum=momentum)
+    rate = dynamics.critical_learning_rate(curvature, algorithm)
+    assert abs(dynamics.growth_factor(curvature, algorithm, rate) - 1) < 1e-8
+    for share in (0.9, 1.1):
+        gain = dynamics.noise_gain(curvature, algorithm, share * rate)
+        assert (spectral_radius(gain) < 1) == (share < 1)
+    plain = dynamics.critical_mixing(curvature, 0.1)
+    assert dynamics.critical_learning_rate(
+        curvature, AscentDescent(plain * 1.01, 2, 2, 0.1, momentum=momentum)
+    ) == 0  # fmt: skip
+
+
+def test_commuting_curvature_has_the_closed_form():
+    family = AxisFamily(
+        12, 8, np.array([4, 3]), np.array([2, 1]), np.array([1.0, 0.6]), np.array([0.4, 0.1])
+    )
+    for momentum in (0.0, 0.4, 0.9):
+        algorithm = AscentDescent(0.2, 3, 2, 0.05, momentum=momentum)
+        lam, variance = axis_moments(family, algorithm)
+        expected = (
+            2 * lam * (1 - momentum**2) / ((1 - momentum) * lam**2 + (1 + momentum) * variance)
+        ).min()
+        found = dynamics.critical_learning_rate(family.curvature(), algorithm)
+        assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_sampled_heavy_ball_runs_have_the_exact_mean_square():
+    hessians, forget = random_instance(6, 3, 3, 1, 5)
+    curvature = Curvature.from_hessians(hessians, forget)
+    algorithm, rate, steps, runs = AscentDescent(0.1, 3, 2, momentum=0.6), 0.05, 12, 40_000
+    path = simulate(curvature, algorithm, rate, steps=steps, runs=runs, seed=0)
+    q = curvature.factors.shape[1]
+    H = [f @ f.T for f in curvature.factors]
+    operator = dense_heavy_ball(torch.stack(H), curvature.forget, algorithm, rate, 0.6)
+    both = torch.block_diag(torch.eye(q), torch.zeros(q, q)) / q
+    both[q:, q:] = both[:q, q:] = both[q:, :q] = torch.eye(q) / q  # δ_{−1} = δ_0: no velocity yet
+    for k in range(steps + 1):
+        exact = float(both[:q, :q].trace())
+        error = float(path[k].std()) / runs**0.5
+        assert abs(float(path[k].mean()) - exact) <= 4 * error + 1e-12
+        both = (operator @ both.flatten()).view(2 * q, 2 * q)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda c, a: thresholds.learning_rate_bounds(c, a),
+        lambda c, a: thresholds.coherence_bound(c, a),
+        lambda c, a: thresholds.three_axis_bound(c, a),
+        lambda c, a: unlearning_window(c, a, steps=5, amplification=10.0),
+        lambda c, a: dynamics.growth_mode(c, a, 0.1),
+        lambda c, a: dynamics.mean_square_path(c, a, 0.1, steps=2),
+        lambda c, a: dynamics.steps_to_amplify(c, a, 3.0, 10.0),
+    ],
+)
+def test_without_an_exact_form_momentum_and_epochs_are_refused_by_name(call):
+    curvature = Curvature.from_hessians(*random_instance(6, 3, 3, 1, 5))
+    with pytest.raises(ValueError, match=r"algorithm\.momentum must be 0"):
+        call(curvature, AscentDescent(0.1, 3, 3, momentum=0.5))
+    with pytest.raises(ValueError, match=r"algorithm\.sampling must be"):
+        call(curvature, AscentDescent(0.1, 3, 3, sampling="reshuffled"))
+
+
+def test_momentum_outside_its_range_is_refused():
+    for momentum in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="momentum must be in"):
+            AscentDescent(0.1, 3, 3, momentum=momentum)
