@@ -87,13 +87,14 @@ def sample_weights(
     (1−α)/B_r times its count for a retain sample, −α/B_f times its count for a forget sample.
 
     Returns:
-        (n, runs) float64 on the CPU, as the generator; the mean over draws is (1−α)/n_r or −α/n_f.
+        (n, runs) float64 on the sets' device, drawn on the CPU; the mean over draws is (1−α)/n_r
+        or −α/n_f.
     """
-    weights = torch.empty(runs, len(sets[0].members), dtype=torch.float64)
+    members = sets[0].members
+    weights = torch.empty(runs, len(members), dtype=torch.float64, device=members.device)
     for part, sign in zip(sets, (1, -1), strict=True):
-        everyone = torch.ones(runs, part.size, dtype=torch.bool)
-        counts = draw_counts(
-            everyone, torch.full((runs,), part.batch), algorithm.sampling, generator
-        )
+        everyone = part.members.new_ones(runs, part.size)
+        batches = torch.full((runs,), part.batch, device=members.device)
+        counts = draw_counts(everyone, batches, algorithm.sampling, generator)
         weights[:, part.members] = sign * part.weight / part.batch * counts.double()
     return weights.T

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from lib.checks import require_count, require_finite, require_nonnegative
 from lib.randomness import stream
-from lib.stability.algorithm import AscentDescent, SetWeights, sample_weights
+from lib.stability.algorithm import AscentDescent, sample_weights
 from lib.stability.curvature import Curvature
 
 
@@ -37,12 +38,8 @@ def simulate(
     """
     require_nonnegative("learning_rate", learning_rate)
     require_count("steps", steps, 0)
-    walk = _Walk.of(curvature, algorithm, learning_rate, runs, seed, start)
-    path = [walk.delta.square().sum(dim=0)]
-    for _ in range(steps):
-        walk.step()
-        path.append(walk.delta.square().sum(dim=0))
-    return torch.stack(path)
+    walk = _walk(curvature, algorithm, learning_rate, runs, seed, start)
+    return torch.stack([delta.square().sum(dim=0) for delta in islice(walk, steps + 1)])
 
 
 def lyapunov_exponent(
@@ -77,17 +74,16 @@ def lyapunov_exponent(
     require_nonnegative("learning_rate", learning_rate)
     require_count("steps", steps, 5)
     require_count("runs", runs, 2)
-    walk = _Walk.of(curvature, algorithm, learning_rate, runs, seed, None)
-    i, j, growth = steps // 100, steps // 4, torch.zeros(runs).to(walk.delta)
+    walk = _walk(curvature, algorithm, learning_rate, runs, seed)
+    i, j, growth = steps // 100, steps // 4, torch.zeros(runs).to(curvature.factors)
     at_i = at_j = growth
-    for k in range(1, steps + 1):
-        walk.step()
-        length = torch.linalg.vector_norm(walk.delta, dim=0)
+    for k, delta in enumerate(islice(walk, 1, steps + 1), 1):
+        length = torch.linalg.vector_norm(delta, dim=0)
         if not bool(length.isfinite().all()):
             raise ValueError(
                 f"learning_rate must keep one step inside float64's range, got {learning_rate!r}"
             )
-        walk.delta /= length.clamp_min(torch.finfo(length.dtype).tiny)
+        delta /= length.clamp_min(torch.finfo(length.dtype).tiny)
         growth = growth + length.log()
         at_i, at_j = (growth if k == i else at_i), (growth if k == j else at_j)
     r = (math.sqrt(steps) - math.sqrt(i)) / (math.sqrt(j) - math.sqrt(i))
@@ -96,44 +92,30 @@ def lyapunov_exponent(
     return float(rates.mean()), float(rates.std() / math.sqrt(runs))
 
 
-@dataclass
-class _Walk:
-    """Independent runs of δ ← δ − η(Σ_i c_i H_i + λI)δ, one column of delta (q, runs) each."""
+def _walk(
+    curvature: Curvature,
+    algorithm: AscentDescent,
+    learning_rate: float,
+    runs: int,
+    seed: int,
+    start: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """δ_k of δ ← δ − η(Σ_i c_i H_i + λI)δ, k = 0, 1, …, without end; (q, runs), a column a run.
 
-    delta: Tensor
-    stacked: Tensor
-    algorithm: AscentDescent
-    sets: tuple[SetWeights, SetWeights]
-    learning_rate: float
-    generator: torch.Generator
-
-    @classmethod
-    def of(
-        cls,
-        curvature: Curvature,
-        algorithm: AscentDescent,
-        learning_rate: float,
-        runs: int,
-        seed: int,
-        start: Tensor | None,
-    ) -> _Walk:
-        require_count("runs", runs, 1)
-        stacked = curvature.stacked
-        q = len(stacked)
-        if start is None:
-            generator = stream("simulated starts", seed)
-            start = torch.randn(q, runs, generator=generator, dtype=torch.float64).to(stacked)
-            start /= torch.linalg.vector_norm(start, dim=0)
-        require_finite("start", start, q, runs)
-        sets = algorithm.sets(curvature.forget)
-        batches = stream("simulated batches", seed)
-        return cls(start.clone(), stacked, algorithm, sets, learning_rate, batches)
-
-    def step(self) -> None:
-        """One update of every run, in place."""
-        runs = self.delta.shape[1]
-        weights = sample_weights(self.algorithm, self.sets, runs, self.generator).to(self.delta)
-        slopes = self.stacked.T @ self.delta
+    Always the same tensor, moved on in place: whoever rescales it goes on from there.
+    """
+    require_count("runs", runs, 1)
+    stacked, sets = curvature.stacked, algorithm.sets(curvature.forget)
+    q = len(stacked)
+    if start is None:
+        generator = stream("simulated starts", seed)
+        start = torch.randn(q, runs, generator=generator, dtype=torch.float64).to(stacked)
+        start /= torch.linalg.vector_norm(start, dim=0)
+    require_finite("start", start, q, runs)
+    delta, batches = start.clone(), stream("simulated batches", seed)
+    while True:
+        yield delta
+        weights = sample_weights(algorithm, sets, runs, batches)
+        slopes = stacked.T @ delta
         slopes *= weights.repeat_interleave(len(slopes) // len(weights), dim=0)
-        gradient = self.stacked @ slopes + self.algorithm.damping * self.delta
-        self.delta -= self.learning_rate * gradient
+        delta -= learning_rate * (stacked @ slopes + algorithm.damping * delta)
