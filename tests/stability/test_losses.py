@@ -29,6 +29,7 @@ def test_derivatives_of_the_cross_entropy_are_autograds():
     curvature = vmap(hessian(value))(OUTPUTS, CLASSES)
     torch.testing.assert_close(loss.curvature(OUTPUTS, CLASSES), curvature)
     root = loss.curvature_root(OUTPUTS, CLASSES)
+    assert root is not None
     torch.testing.assert_close(root @ root.transpose(1, 2), curvature)
 
 
