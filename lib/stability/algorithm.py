@@ -91,10 +91,10 @@ def sample_weights(
         or −α/n_f.
     """
     members = sets[0].members
-    weights = torch.empty(runs, len(members), dtype=torch.float64, device=members.device)
+    weights = torch.empty(len(members), runs, dtype=torch.float64, device=members.device)
     for part, sign in zip(sets, (1, -1), strict=True):
-        everyone = part.members.new_ones(runs, part.size)
+        everyone = members.new_ones(1, 1).expand(runs, part.size)
         batches = torch.full((runs,), part.batch, device=members.device)
         counts = draw_counts(everyone, batches, algorithm.sampling, generator)
-        weights[:, part.members] = sign * part.weight / part.batch * counts.double()
-    return weights.T
+        weights[part.members] = sign * part.weight / part.batch * counts.T.double()
+    return weights
