@@ -7,7 +7,7 @@ changing it. All results are torch.float64 on the CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,16 +90,12 @@ class GaussianEnsemble:
         retain, forget = rows[: self.n_retain], rows[self.n_retain :]
         return retain.T @ retain / self.n_retain, forget.T @ forget / self.n_forget
 
-    def difference(self, mixing: float, seed: int, draw: int = 0) -> Tensor:
-        """(1−α)H_r − αH_f of one draw, (dim, dim)."""
-        retain, forget = self.means(seed, draw)
-        return (1 - mixing) * retain - mixing * forget
-
-
-def _over_draws(statistic: Callable[[int], float | Sequence[float]], draws: int) -> Tensor:
-    """The statistic of draws 0, 1, …, a row each."""
-    require_count("draws", draws, 1)
-    return torch.tensor([statistic(draw) for draw in range(draws)], dtype=torch.float64)
+    def differences(self, mixing: float, draws: int, seed: int) -> Iterator[Tensor]:
+        """(1−α)H_r − αH_f, (dim, dim), of every draw; ValueError for mixing outside [0, 1]."""
+        require_share("mixing", mixing)
+        for draw in range(draws):
+            retain, forget = self.means(seed, draw)
+            yield (1 - mixing) * retain - mixing * forget
 
 
 def sample_spectra(ensemble: GaussianEnsemble, mixing: float, *, draws: int, seed: int) -> Tensor:
@@ -107,12 +103,8 @@ def sample_spectra(ensemble: GaussianEnsemble, mixing: float, *, draws: int, see
 
     Raises ValueError for mixing outside [0, 1].
     """
-    require_share("mixing", mixing)
-
-    def spectrum(draw: int) -> list[float]:
-        return torch.linalg.eigvalsh(ensemble.difference(mixing, seed, draw)).tolist()
-
-    return _over_draws(spectrum, draws)
+    differences = ensemble.differences(mixing, draws, seed)
+    return torch.stack([torch.linalg.eigvalsh(A) for A in differences])
 
 
 def kolmogorov_distance(values: Tensor, mixing: float, ensemble: GaussianEnsemble) -> float:
@@ -136,13 +128,11 @@ def sample_top_pairs(ensemble: GaussianEnsemble, mixing: float, *, draws: int, s
 
     Raises ValueError for mixing outside [0, 1].
     """
-    require_share("mixing", mixing)
-
-    def pair(draw: int) -> list[float]:
-        values, vectors = torch.linalg.eigh(ensemble.difference(mixing, seed, draw))
-        return [float(values[-1]), float(vectors[0, -1] ** 2)]
-
-    return _over_draws(pair, draws)
+    pairs = []
+    for A in ensemble.differences(mixing, draws, seed):
+        values, vectors = torch.linalg.eigh(A)
+        pairs.append(torch.stack([values[-1], vectors[0, -1] ** 2]))
+    return torch.stack(pairs)
 
 
 def sample_escape_steps(
@@ -153,13 +143,12 @@ def sample_escape_steps(
     inf in a draw without negative eigenvalue. Raises ValueError for mixing outside [0, 1).
     """
     require_share("mixing", mixing, "[0, 1)")
-
-    def steps(draw: int) -> float:
-        lowest = torch.linalg.eigvalsh(ensemble.difference(mixing, seed, draw))[0]
-        sharpness = (1 - mixing) * torch.linalg.eigvalsh(ensemble.means(seed, draw)[0])[-1]
-        return steps_to_grow(amplification, math.log1p(max(0.0, float(-lowest / sharpness))))
-
-    return _over_draws(steps, draws)
+    steps = []
+    for draw, A in enumerate(ensemble.differences(mixing, draws, seed)):
+        lowest = float(torch.linalg.eigvalsh(A)[0])
+        sharpness = (1 - mixing) * float(torch.linalg.eigvalsh(ensemble.means(seed, draw)[0])[-1])
+        steps.append(steps_to_grow(amplification, math.log1p(max(-lowest, 0.0) / sharpness)))
+    return torch.tensor(steps, dtype=torch.float64)
 
 
 def sample_critical_mixing(
@@ -169,7 +158,8 @@ def sample_critical_mixing(
 
     Raises ValueError for damping that is not a finite number ≥ 0.
     """
-    return _over_draws(lambda k: critical_mixing(ensemble.curvature(seed, k), damping), draws)
+    found = [critical_mixing(ensemble.curvature(seed, draw), damping) for draw in range(draws)]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def sample_learning_rates(limit: ProportionalLimit, dim: int, *, draws: int, seed: int) -> Tensor:
@@ -190,9 +180,8 @@ def sample_learning_rates(limit: ProportionalLimit, dim: int, *, draws: int, see
     sampling: Sampling = "with_replacement" if limit.with_replacement else "bernoulli"
     algorithm = AscentDescent(limit.mixing, retain_batch, forget_batch, limit.damping, sampling)
     ensemble = GaussianEnsemble(dim, n_retain, n_forget)
-    return _over_draws(
-        lambda k: critical_learning_rate(ensemble.curvature(seed, k), algorithm), draws
-    )
+    curves = (ensemble.curvature(seed, draw) for draw in range(draws))
+    return torch.tensor([critical_learning_rate(c, algorithm) for c in curves], dtype=torch.float64)
 
 
 def sample_coherence(
@@ -208,16 +197,15 @@ def sample_coherence(
     require_count("dim", dim, 2)
     ensemble = GaussianEnsemble(dim, n_retain, n_forget)
     scale = 1 / math.sqrt(dim - 1 + snr**2 * dim)
-
-    def axes_of(draw: int) -> list[float]:
+    found = []
+    for draw in range(draws):
         rows = ensemble.rows(seed, draw) * scale
         rows[:, 0] = snr * math.sqrt(dim) * scale
         curvature = Curvature.from_gram(rows @ rows.T, ensemble.forget)
         axes = coherence(curvature)
         between = coherence_matrix(curvature)[:n_retain, n_retain:].mean()
-        return [float(between), axes.retain, axes.forget, axes.cross]
-
-    return _over_draws(axes_of, draws)
+        found.append([float(between), axes.retain, axes.forget, axes.cross])
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def sample_averaging_error(
@@ -232,7 +220,5 @@ def sample_averaging_error(
     require_count("dim", dim, 2)
     noise = GaussianEnsemble(dim, n_samples, 1)
     signal = snr * math.sqrt(dim)
-    across = _over_draws(
-        lambda k: float(noise.rows(seed, k)[:n_samples, 1:].mean(dim=0).norm()), draws
-    )
-    return torch.special.ndtr(-(signal**2) / across)
+    across = [noise.rows(seed, draw)[:n_samples, 1:].mean(dim=0).norm() for draw in range(draws)]
+    return torch.special.ndtr(-(signal**2) / torch.stack(across))

@@ -121,8 +121,8 @@ def batch_weights(
     are independent, steps are but for a loader's epochs.
 
     Returns:
-        a call that gives (n, runs) float64 on the CPU, as the generator; over draws the mean is
-        (1−α)/n_r or −α/n_f.
+        a call that gives (n, runs) float64 on the mask's device, drawn on the CPU; over draws the
+        mean is (1−α)/n_r or −α/n_f.
 
     Raises:
         ValueError: if a batch exceeds its set.
@@ -134,17 +134,18 @@ def batch_weights(
     ):
         n, batch = int(members.sum()), getattr(algorithm, name)
         require_batch(name, batch, n)
-        everyone, sizes = torch.ones(runs, n, dtype=torch.bool), torch.full((runs,), batch)
+        everyone = members.new_ones(1, 1).expand(runs, n)
+        sizes = torch.full((runs,), batch, device=members.device)
         if algorithm.sampling == RESHUFFLED:
             draw = epoch_counts(everyone, sizes, generator)
         else:
             draw = partial(draw_counts, everyone, sizes, algorithm.sampling, generator)
-        parts.append((members.cpu(), weight / batch, draw))
+        parts.append((members, weight / batch, draw))
 
     def following() -> Tensor:
-        weights = torch.empty(runs, len(forget), dtype=torch.float64)
+        weights = torch.empty(len(forget), runs, dtype=torch.float64, device=forget.device)
         for members, weight, draw in parts:
-            weights[:, members] = weight * draw().double()
-        return weights.T
+            weights[members] = weight * draw().T.double()
+        return weights
 
     return following

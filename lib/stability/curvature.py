@@ -170,7 +170,7 @@ class Curvature:
     @property
     def stacked(self) -> Tensor:
         """Φ, all factors side by side, (q, n·r), sample-major."""
-        return self.factors.permute(1, 0, 2).reshape(self.factors.shape[1], -1)
+        return stack(self.factors)
 
     @property
     def gram(self) -> Tensor:
@@ -201,6 +201,11 @@ class Curvature:
     def forget_hessian(self) -> Tensor:
         """H_f, (q, q)."""
         return self.mean_hessian(self.forget)
+
+
+def stack(factors: Tensor) -> Tensor:
+    """(n, q, r) factors side by side, (q, n·r), sample-major."""
+    return factors.permute(1, 0, 2).reshape(factors.shape[1], -1)
 
 
 def _rank(stacked: Tensor, epsilon: float) -> int:

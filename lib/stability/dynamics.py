@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
+from scipy.linalg import eigvalsh
 from scipy.optimize import brentq
 from torch import Tensor
 
@@ -167,15 +168,13 @@ def critical_mixing(curvature: Curvature, damping: float = 0.0) -> float:
     """
     require_nonnegative("damping", damping)
     H_r, H_f = curvature.retain_hessian, curvature.forget_hessian
-    eye = torch.eye(len(H_r), dtype=H_r.dtype, device=H_r.device)
-    values = torch.linalg.eigvalsh(H_r + damping * eye)
+    descent = H_r + damping * torch.eye(len(H_r)).to(H_r)
+    values = torch.linalg.eigvalsh(descent)
     scale = torch.linalg.matrix_norm(H_r + H_f, ord=2) + damping
     if values[0] <= len(H_r) * torch.finfo(H_r.dtype).eps * scale:
         return 0.0
-    root = torch.linalg.cholesky(H_r + damping * eye)
-    half = torch.linalg.solve_triangular(root, H_r + H_f, upper=False)
-    pencil = torch.linalg.solve_triangular(root, half.T, upper=False)
-    return min(1.0, 1 / float(torch.linalg.eigvalsh((pencil + pencil.T) / 2)[-1]))
+    pencil = eigvalsh((H_r + H_f).cpu().numpy(), descent.cpu().numpy())
+    return min(1.0, 1 / float(pencil[-1]))
 
 
 def noise_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: float) -> Tensor:

@@ -111,28 +111,6 @@ class AxisFamily:
                 f"got {self.forget_group.shape} and {self.retain_group.shape}"
             )
 
-    @classmethod
-    def from_curvature(cls, curvature: Curvature) -> AxisFamily:
-        """The family behind a Curvature whose samples lie on the coordinate axes.
-
-        Raises:
-            ValueError: if a sample curves along two axes, or two samples of one set along one axis
-                by different amounts.
-        """
-        diagonals = curvature.factors.square().sum(dim=2).cpu().numpy()
-        axes = np.count_nonzero(diagonals, axis=1)
-        if axes.max() > 1:
-            raise ValueError("curvature must have each sample on one axis, got one on more")
-        forget, columns = curvature.forget.cpu().numpy(), {}
-        for name, members in (("retain", ~forget), ("forget", forget)):
-            of_set = diagonals[members]
-            group, top = np.count_nonzero(of_set, axis=0), of_set.max(axis=0)
-            if not np.allclose(np.where(of_set > 0, of_set, top), top, rtol=1e-12, atol=0):
-                raise ValueError("curvature must be equal within a set's group, got several values")
-            columns[f"{name}_group"] = group
-            columns[f"{name}_sharpness"] = top * group / len(of_set)
-        return cls(curvature.n_retain, curvature.n_forget, **columns)
-
     def curvatures(self) -> tuple[np.ndarray, np.ndarray]:
         """Curvature of one sample on each axis, retain and forget, (q,) each; 0 where none is."""
         return (
@@ -143,26 +121,6 @@ class AxisFamily:
     def on_axes(self, axes: np.ndarray) -> AxisFamily:
         """The same samples, their curvature along the other axes left out; index or mask `axes`."""
         return replace(self, **{name: getattr(self, name)[axes] for name in _PER_AXIS})
-
-    def curvature(self) -> Curvature:
-        """The same samples for the general solvers: axis by axis, flat ones last, retain first.
-
-        Raises:
-            ValueError: if no sample curves along some axis.
-        """
-        parts = []
-        for n, group, c in zip(
-            (self.n_retain, self.n_forget),
-            (self.retain_group, self.forget_group),
-            self.curvatures(),
-            strict=True,
-        ):
-            axis = np.repeat(np.arange(len(group)), group)
-            factors = torch.zeros(n, len(group), 1, dtype=torch.float64)
-            factors[np.arange(len(axis)), axis, 0] = torch.from_numpy(np.sqrt(c[axis]))
-            parts.append(factors)
-        forget = torch.arange(self.n_retain + self.n_forget) >= self.n_retain
-        return Curvature(torch.cat(parts), forget)
 
 
 def distinct_axes(family: AxisFamily) -> list[AxisFamily]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib.checks import require_batch
 from lib.stability.algorithm import AscentDescent
-from lib.stability.curvature import Curvature
+from lib.stability.curvature import Curvature, stack
 
 
 def mean_operator(curvature: Curvature, algorithm: AscentDescent) -> Tensor:
@@ -59,7 +59,7 @@ class SecondMoment:
         scale, per_set = algorithm.damping, []
         for part in sets:
             per_sample[part.members] = part.per_sample
-            root = _stack(factors[part.members]) / math.sqrt(part.size)
+            root = stack(factors[part.members]) / math.sqrt(part.size)
             scale += part.weight * float(root.square().sum())
             if part.per_set:
                 thin = root if root.shape[1] < root.shape[0] else None
@@ -70,7 +70,7 @@ class SecondMoment:
     @cached_property
     def stacked(self) -> Tensor:
         """Φ in the eigenbasis, (q, n·r), sample-major."""
-        return _stack(self.factors)
+        return stack(self.factors)
 
     def step(self, N: Tensor, learning_rate: float) -> Tensor:
         """T(N), (q, q), in the eigenbasis."""
@@ -257,8 +257,3 @@ def _seeded() -> dict[str, np.random.Generator]:
     """
     known = "rng" in inspect.signature(eigsh).parameters
     return {"rng": np.random.default_rng(0)} if known else {}
-
-
-def _stack(factors: Tensor) -> Tensor:
-    """(n, q, r) factors side by side, (q, n·r), sample-major."""
-    return factors.permute(1, 0, 2).reshape(factors.shape[1], -1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -38,12 +38,8 @@ def simulate(
     """
     require_nonnegative("learning_rate", learning_rate)
     require_count("steps", steps, 0)
-    walk = _Walk.of(curvature, algorithm, learning_rate, runs, seed, start)
-    path = [walk.delta.square().sum(dim=0)]
-    for _ in range(steps):
-        walk.step()
-        path.append(walk.delta.square().sum(dim=0))
-    return torch.stack(path)
+    walk = _walk(curvature, algorithm, learning_rate, runs, seed, start)
+    return torch.stack([delta.square().sum(dim=0) for delta, _ in islice(walk, steps + 1)])
 
 
 def lyapunov_exponent(
@@ -78,19 +74,16 @@ def lyapunov_exponent(
     require_nonnegative("learning_rate", learning_rate)
     require_count("steps", steps, 5)
     require_count("runs", runs, 2)
-    walk = _Walk.of(curvature, algorithm, learning_rate, runs, seed, None)
-    i, j, growth = steps // 100, steps // 4, torch.zeros(runs).to(walk.delta)
+    walk = _walk(curvature, algorithm, learning_rate, runs, seed)
+    i, j, growth = steps // 100, steps // 4, torch.zeros(runs).to(curvature.factors)
     at_i = at_j = growth
-    for k in range(1, steps + 1):
-        walk.step()
-        length = torch.linalg.vector_norm(torch.cat([walk.delta, walk.velocity]), dim=0)
+    for k, state in enumerate(islice(walk, 1, steps + 1), 1):
+        length = torch.linalg.vector_norm(state, dim=(0, 1))
         if not bool(length.isfinite().all()):
             raise ValueError(
                 f"learning_rate must keep one step inside float64's range, got {learning_rate!r}"
             )
-        scale = length.clamp_min(torch.finfo(length.dtype).tiny)
-        walk.delta /= scale
-        walk.velocity /= scale
+        state /= length.clamp_min(torch.finfo(length.dtype).tiny)
         growth = growth + length.log()
         at_i, at_j = (growth if k == i else at_i), (growth if k == j else at_j)
     r = (math.sqrt(steps) - math.sqrt(i)) / (math.sqrt(j) - math.sqrt(i))
@@ -99,50 +92,35 @@ def lyapunov_exponent(
     return float(rates.mean()), float(rates.std() / math.sqrt(runs))
 
 
-@dataclass
-class _Walk:
-    """Independent runs of δ ← δ − η(Σ_i c_i H_i + λI)δ, one column of delta (q, runs) each.
+def _walk(
+    curvature: Curvature,
+    algorithm: AscentDescent,
+    learning_rate: float,
+    runs: int,
+    seed: int,
+    start: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """δ_k of δ ← δ − η(Σ_i c_i H_i + λI)δ, k = 0, 1, …, without end, a column a run.
 
-    velocity: what momentum adds at the next step, δ_k − δ_{k−1} times β; 0 at the start.
+    (2, q, runs): δ_k and what momentum adds at the next step, β(δ_k − δ_{k−1}), 0 at the start.
+    Always the same tensor, moved on in place: whoever rescales it goes on from there.
     """
-
-    delta: Tensor
-    velocity: Tensor
-    stacked: Tensor
-    algorithm: AscentDescent
-    learning_rate: float
-    batches: Callable[[], Tensor]
-
-    @classmethod
-    def of(
-        cls,
-        curvature: Curvature,
-        algorithm: AscentDescent,
-        learning_rate: float,
-        runs: int,
-        seed: int,
-        start: Tensor | None,
-    ) -> _Walk:
-        require_count("runs", runs, 1)
-        stacked = curvature.stacked
-        q = len(stacked)
-        if start is None:
-            generator = stream("simulated starts", seed)
-            start = torch.randn(q, runs, generator=generator, dtype=torch.float64).to(stacked)
-            start /= torch.linalg.vector_norm(start, dim=0)
-        require_finite("start", start, q, runs)
-        batches = batch_weights(
-            algorithm, curvature.forget, runs, stream("simulated batches", seed)
-        )
-        still = torch.zeros_like(start)
-        return cls(start.clone(), still, stacked, algorithm, learning_rate, batches)
-
-    def step(self) -> None:
-        """One update of every run, in place."""
-        weights = self.batches().to(self.delta)
-        slopes = self.stacked.T @ self.delta
+    require_count("runs", runs, 1)
+    stacked = curvature.stacked
+    q = len(stacked)
+    if start is None:
+        generator = stream("simulated starts", seed)
+        start = torch.randn(q, runs, generator=generator, dtype=torch.float64).to(stacked)
+        start /= torch.linalg.vector_norm(start, dim=0)
+    require_finite("start", start, q, runs)
+    batches = batch_weights(algorithm, curvature.forget, runs, stream("simulated batches", seed))
+    state = torch.stack([start, torch.zeros_like(start)])
+    delta, velocity = state
+    while True:
+        yield state
+        weights = batches().to(stacked)
+        slopes = stacked.T @ delta
         slopes *= weights.repeat_interleave(len(slopes) // len(weights), dim=0)
-        gradient = self.stacked @ slopes + self.algorithm.damping * self.delta
-        move = self.velocity - self.learning_rate * gradient
-        self.delta += move
-        self.velocity = self.algorithm.momentum * move
+        velocity -= learning_rate * (stacked @ slopes + algorithm.damping * delta)
+        delta += velocity
+        velocity *= algorithm.momentum

@@ -142,35 +142,31 @@ def _candidate_directions(moment: SecondMoment, forget: Tensor, pencil: Tensor) 
 
 
 def _least_divergent_rate(moment: SecondMoment, starts: Tensor, refined: int = 4) -> float:
-    """Least 2a‖u‖²/⟨uuᵀ, 𝒬 uuᵀ⟩ over the starts, the best few of them refined by L-BFGS."""
-    a = moment.eigenvalues @ starts.square()
-    quartic = a.square() + moment.per_sample @ sample_curvatures(moment.factors, starts).square()
-    for weight, hessian, _ in moment.per_set:
-        quartic -= weight * (starts * (hessian @ starts)).sum(dim=0).square()
-    order = (2 * a / quartic).argsort()
-    best = float((2 * a / quartic)[order[0]])
+    """The least `_divergent_rates` of the starts, the best few of them refined by L-BFGS."""
+    rates = _divergent_rates(moment, starts)
+    order = rates.argsort()
+    best = float(rates[order[0]])
     for start in starts[:, order[:refined]].T:
         result = minimize(_log_rate, start.cpu().numpy(), (moment,), "L-BFGS-B", jac=True)
         best = min(best, math.exp(result.fun))
     return best
 
 
-def _log_rate(u: np.ndarray, moment: SecondMoment) -> tuple[float, np.ndarray]:
-    """log(2a‖u‖²/Q) with Q = ⟨uuᵀ, 𝒬 uuᵀ⟩, which no rescaling of u changes, and its gradient."""
-    x = torch.as_tensor(u).to(moment.factors)
-    Ax = moment.eigenvalues * x
-    inner = torch.tensordot(moment.factors, x, dims=([1], [0]))
-    c = inner.square().sum(dim=1)
-    a, length = x @ Ax, x @ x
-    Q = a * a + moment.per_sample @ c.square()
-    half = a * Ax + torch.einsum(
-        "nqr,nr->q", moment.factors, inner * (moment.per_sample * c)[:, None]
-    )
+def _divergent_rates(moment: SecondMoment, u: Tensor) -> Tensor:
+    """2a‖u‖²/⟨uuᵀ, 𝒬 uuᵀ⟩ of every column of u, (q, k) → (k,), whatever its length."""
+    a = moment.eigenvalues @ u.square()
+    quartic = a.square() + moment.per_sample @ sample_curvatures(moment.factors, u).square()
     for weight, hessian, _ in moment.per_set:
-        Hx = hessian @ x
-        Q, half = Q - weight * (x @ Hx) ** 2, half - weight * (x @ Hx) * Hx
-    gradient = 2 * Ax / a + 2 * x / length - 4 * half / Q
-    return float(torch.log(2 * a * length / Q)), gradient.cpu().numpy()
+        quartic = quartic - weight * (u * (hessian @ u)).sum(dim=0).square()
+    return 2 * a * u.square().sum(dim=0) / quartic
+
+
+def _log_rate(u: np.ndarray, moment: SecondMoment) -> tuple[float, np.ndarray]:
+    """The logarithm of the one direction's rate, and its gradient."""
+    x = torch.tensor(u).to(moment.factors).requires_grad_()
+    value = _divergent_rates(moment, x[:, None]).log().sum()
+    (gradient,) = torch.autograd.grad(value, x)
+    return float(value.detach()), gradient.cpu().numpy()
 
 
 def block_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: float) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 
 from lib.experiments.escape import Escape, count_escapes, escapes_allowed
 from lib.experiments.hessian_tests import escape_map, sister_setting
+from tests.support.commuting import curvature_of
 
 BATCHES, GROUPS = range(1, 50), range(1, 51)
 SAMPLED_CELLS = 25
@@ -16,7 +17,7 @@ SAMPLED_CELLS = 25
 def plain_loop(setting, criterion, seed):
     """Escapes of one cell, drawing every batch and applying its samples' Hessians h_ih_iᵀ."""
     test = setting.test()
-    curvature = test.family.curvature()
+    curvature = curvature_of(test.family)
     factors = curvature.factors[~curvature.forget, :, 0].numpy()
     n, q = factors.shape
     random, escaped = np.random.default_rng(seed), 0

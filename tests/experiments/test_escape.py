@@ -24,12 +24,13 @@ from lib.stability.families import AxisFamily
 from lib.stability.sampling import SAMPLINGS, draw_group_counts
 from lib.stability.simulation import simulate
 from tests.stability.test_exponents import random_algorithm, random_family
+from tests.support.commuting import curvature_of
 from tests.support.dense import batches, dense_second_moment, random_instance
 
 
 def plain_squared_norms(test, retain_batches, forget_batches):
     """‖δ_k‖² along given batches of one run, by applying the samples' Hessians one by one."""
-    curvature, algorithm = test.family.curvature(), test.algorithm
+    curvature, algorithm = curvature_of(test.family), test.algorithm
     hessians = (curvature.factors @ curvature.factors.transpose(1, 2)).numpy()
     delta = np.ones(hessians.shape[1]) / math.sqrt(hessians.shape[1])
     path = [delta @ delta]
@@ -141,7 +142,7 @@ def test_escapes_in_distribution_against_the_general_simulator(case, sampling):
     runs, steps, q = 1500, 25, len(family.retain_group)
     start = torch.full((q, runs), 1 / math.sqrt(q))
     path = simulate(
-        family.curvature(), algorithm, eta, steps=steps, runs=runs, seed=3, start=start
+        curvature_of(family), algorithm, eta, steps=steps, runs=runs, seed=3, start=start
     ).numpy()
     for k, threshold in enumerate((1.05, 1.5, 5.0, 100.0)):
         test, rule = HessianTest(family, algorithm, eta), Escape(steps, runs, threshold)
@@ -173,7 +174,7 @@ def test_mean_of_squared_norms_is_the_exact_mean_square(sampling):
     retain = draw_group_counts(family.retain_group, 8, 3, sampling, shape, random)
     forget = draw_group_counts(family.forget_group, 4, 2, sampling, shape, random)
     paths = squared_norms(HessianTest(family, algorithm, eta), retain, forget)
-    exact = mean_square_path(family.curvature(), algorithm, eta, steps=6).numpy()
+    exact = mean_square_path(curvature_of(family), algorithm, eta, steps=6).numpy()
     error = paths.std(axis=1) / math.sqrt(shape[1])
     assert np.all(np.abs(paths.mean(axis=1) - exact) <= 4 * error + 1e-12)
 

@@ -17,15 +17,15 @@ from lib.experiments.hessian_tests import (
 from lib.stability.data_coherence import coherence
 from lib.stability.dynamics import critical_learning_rate
 from lib.stability.exponents import growth_exponents
-from lib.stability.families import AxisFamily, grouped_family
-from tests.support.commuting import grouped_critical_learning_rate
+from lib.stability.families import grouped_family
+from tests.support.commuting import axis_family, curvature_of, grouped_critical_learning_rate
 
 
 def test_sister_setting_is_as_published():
     """H_i = (2n/σ) e_1e_1ᵀ for i ≤ σ and (2n/σ) e_i e_iᵀ, on axes of their own, for the others."""
     n, sigma = 12, 5
     setting = replace(sister_setting(0.5, n), batch=3, retain_group=sigma)
-    curvature = setting.test().family.curvature()
+    curvature = curvature_of(setting.test().family)
     expected = torch.zeros(n, n - sigma + 1, n - sigma + 1)
     for i in range(n):
         axis = 0 if i < sigma else 1 + i - sigma
@@ -39,7 +39,7 @@ def test_sister_setting_is_as_published():
 @pytest.mark.parametrize("cross", [0.0, 0.3, 0.7, None])
 def test_setting_has_the_coherence_it_says(cross):
     setting = SharedAxis(n_retain=30, n_forget=20, retain_group=12, forget_group=7, cross=cross)
-    curvature = setting.test().family.curvature()
+    curvature = curvature_of(setting.test().family)
     measured = coherence(curvature)
     limit = setting.largest_cross()
     assert measured.cross == pytest.approx(limit if cross is None else cross, abs=1e-12)
@@ -65,7 +65,7 @@ def test_frontiers_of_the_settings_are_the_general_solver_s():
             damping=damping,
         ).test()
         assert grouped_critical_learning_rate(test.family, test.algorithm) == pytest.approx(
-            critical_learning_rate(test.family.curvature(), test.algorithm), rel=1e-8
+            critical_learning_rate(curvature_of(test.family), test.algorithm), rel=1e-8
         )
 
 
@@ -88,7 +88,7 @@ def test_the_coherent_axis_alone_sets_the_edge_of_the_sister_setting():
     """So the sister's family and the grouped one of the same σ have one and the same η*."""
     for group, batch in ((10, 8), (20, 3), (50, 30)):
         test = replace(sister_setting(0.5), batch=batch, retain_group=group).test()
-        grouped = AxisFamily.from_curvature(grouped_family(100, 1, group, 1, 2.0, 2.0))
+        grouped = axis_family(grouped_family(100, 1, group, 1, 2.0, 2.0))
         assert grouped_critical_learning_rate(test.family, test.algorithm) == pytest.approx(
             grouped_critical_learning_rate(grouped, test.algorithm), rel=1e-12
         )

@@ -21,6 +21,8 @@ from lib.stability.sampling import SAMPLINGS, count_distribution
 from lib.stability.second_moment import mean_operator
 from lib.stability.simulation import lyapunov_exponent
 from tests.support.commuting import (
+    axis_family,
+    curvature_of,
     grouped_critical_learning_rate,
     grouped_lyapunov_exponent,
     mean_only_learning_rate,
@@ -55,7 +57,7 @@ def random_algorithm(family, seed, sampling, damping=0.05):
 
 def enumerated_multipliers(family, algorithm, learning_rate):
     """Probability and multipliers (q,) of every pair of batches, from the Hessians."""
-    curvature = family.curvature()
+    curvature = curvature_of(family)
     hessians = (curvature.factors @ curvature.factors.transpose(1, 2)).numpy()
     retain = list(range(family.n_retain))
     forget = list(range(family.n_retain, family.n_retain + family.n_forget))
@@ -80,7 +82,7 @@ def test_theorem_three_frontiers_closed_forms(seed, sampling):
     """Part (i) against the general solvers, part (ii)'s exponent against every pair of batches."""
     family = random_family(seed, q=2)
     algorithm, eta = random_algorithm(family, seed, sampling), 0.3 + 0.2 * seed
-    curvature = family.curvature()
+    curvature = curvature_of(family)
     exponents = growth_exponents(family, algorithm, eta)
     weights, X = enumerated_multipliers(family, algorithm, eta)
     J = torch.eye(2) - eta * mean_operator(curvature, algorithm)
@@ -100,9 +102,9 @@ def test_theorem_three_frontiers_critical_learning_rate(seed, sampling):
     """η* = min_a 2λ_a/(λ_a² + V_a), against the general Lanczos solver; 0 if some λ_a < 0."""
     family = random_family(seed, forget_share=1.5 if seed % 3 == 0 else 0.2)
     algorithm = random_algorithm(family, seed, sampling)
-    closed = grouped_critical_learning_rate(family, algorithm)
-    assert closed == pytest.approx(critical_learning_rate(family.curvature(), algorithm), rel=1e-8)
-    lam = torch.linalg.eigvalsh(mean_operator(family.curvature(), algorithm))
+    closed, curvature = grouped_critical_learning_rate(family, algorithm), curvature_of(family)
+    assert closed == pytest.approx(critical_learning_rate(curvature, algorithm), rel=1e-8)
+    lam = torch.linalg.eigvalsh(mean_operator(curvature, algorithm))
     expected = 0.0 if lam[0] < 0 else 2 / float(lam[-1])
     assert mean_only_learning_rate(family, algorithm) == pytest.approx(expected, rel=1e-12)
     if closed:
@@ -186,7 +188,7 @@ def test_lyapunov_exponent_matches_the_closed_form_on_the_grouped_family(
     n_retain, n_forget, retain_group, forget_group = sizes
     curvature = grouped_family(n_retain, n_forget, retain_group, forget_group, 2.0, 1.0)
     algorithm = AscentDescent(mixing=mixing, retain_batch=4, forget_batch=2, sampling=sampling)
-    exact = grouped_lyapunov_exponent(AxisFamily.from_curvature(curvature), algorithm, eta)
+    exact = grouped_lyapunov_exponent(axis_family(curvature), algorithm, eta)
     estimate, error = lyapunov_exponent(curvature, algorithm, eta, steps=2000, runs=64, seed=0)
     assert 0 < error < 0.02
     assert abs(estimate - exact) <= 3 * error
@@ -195,7 +197,7 @@ def test_lyapunov_exponent_matches_the_closed_form_on_the_grouped_family(
 def test_lyapunov_exponent_of_a_run_that_is_wiped_out():
     curvature = grouped_family(2, 2, 1, 2, 2.0, 1.0)
     algorithm = AscentDescent(mixing=0.0, retain_batch=1, forget_batch=1)
-    exact = grouped_lyapunov_exponent(AxisFamily.from_curvature(curvature), algorithm, 0.25)
+    exact = grouped_lyapunov_exponent(axis_family(curvature), algorithm, 0.25)
     estimate, _ = lyapunov_exponent(curvature, algorithm, 0.25, steps=200, runs=4, seed=0)
     assert exact == estimate == -math.inf
 
@@ -204,24 +206,24 @@ def test_a_family_survives_the_round_trip_through_curvature():
     family = AxisFamily(
         9, 5, np.array([3, 4, 0]), np.array([0, 2, 2]), np.array([1.0, 2, 0]), np.array([0, 1, 3.0])
     )
-    back = AxisFamily.from_curvature(family.curvature())
+    back = axis_family(curvature_of(family))
     for name in ("retain_group", "forget_group", "retain_sharpness", "forget_sharpness"):
         np.testing.assert_allclose(getattr(back, name), getattr(family, name), rtol=1e-12)
-    grouped = AxisFamily.from_curvature(grouped_family(12, 6, 4, 2, 2.0, 1.5))
+    grouped = axis_family(grouped_family(12, 6, 4, 2, 2.0, 1.5))
     np.testing.assert_array_equal(grouped.retain_group, [4, 4, 4])
     np.testing.assert_allclose(grouped.forget_sharpness, [1.5] * 3)
     np.testing.assert_allclose(
-        np.diag(family.curvature().retain_hessian), family.retain_sharpness, rtol=1e-12
+        np.diag(curvature_of(family).retain_hessian), family.retain_sharpness, rtol=1e-12
     )
 
 
 def test_a_curvature_off_the_axes_is_refused():
     forget = torch.tensor([False, True])
     with pytest.raises(ValueError, match="one axis"):
-        AxisFamily.from_curvature(Curvature(torch.tensor([[[1.0], [1]], [[1.0], [0]]]), forget))
+        axis_family(Curvature(torch.tensor([[[1.0], [1]], [[1.0], [0]]]), forget))
     forget = torch.tensor([False, False, True])
     with pytest.raises(ValueError, match="equal within"):
-        AxisFamily.from_curvature(Curvature(torch.tensor([[[1.0]], [[2.0]], [[1.0]]]), forget))
+        axis_family(Curvature(torch.tensor([[[1.0]], [[2.0]], [[1.0]]]), forget))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
