@@ -24,7 +24,7 @@ from lib.stability import momentum
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.epochs import epoch_growth
-from lib.stability.families import AxisFamily
+from lib.stability.families import AxisFamily, axis_family
 from lib.stability.sampling import RESHUFFLED
 from lib.stability.second_moment import (
     SecondMoment,
@@ -67,7 +67,7 @@ def _on_axes(curvature: Curvature, algorithm: AscentDescent) -> AxisFamily:
     """The family of axes behind a curvature; ValueError where "reshuffled" has no exact form."""
     algorithm.require_plain("'reshuffled' batches")
     try:
-        return AxisFamily.from_curvature(curvature)
+        return axis_family(curvature)
     except ValueError as error:
         raise ValueError(
             "algorithm.sampling 'reshuffled' has an exact form only where every sample of a set "

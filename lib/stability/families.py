@@ -72,6 +72,9 @@ def _standard_normal(n_retain: int, n_forget: int, dim: int, seed: int) -> tuple
 _PER_AXIS = ("retain_group", "forget_group", "retain_sharpness", "forget_sharpness")
 
 
+_ALIKE = 1e-9  # to which directions and curvatures of an axis agree
+
+
 @dataclass(frozen=True, eq=False)
 class AxisFamily:
     """Two sets of samples, each sample curving along one axis or not at all.
@@ -217,3 +220,34 @@ def _grouped_factors(name: str, n: int, group: int, sharpness: float) -> Tensor:
     height = (n * sharpness / group) ** 0.5
     count = int(axes[-1]) + 1 if sharpness else 0
     return height * (axes[:, None] == torch.arange(count)).double()
+
+
+def axis_family(curvature: Curvature) -> AxisFamily:
+    """The `AxisFamily` behind a curvature whose samples curve parallel or orthogonal directions.
+
+    The axes need not be those of the coordinates; they come in the order of their first samples.
+
+    Raises:
+        ValueError: if a sample curves along two directions, two samples along directions neither
+            parallel nor orthogonal, or two of one set along one axis by different amounts, all to
+            one part in 10⁹.
+    """
+    left, values, _ = torch.linalg.svd(curvature.factors, full_matrices=False)
+    curved = values[:, 0] > _ALIKE * values.max()
+    cosines = (left[curved, :, 0] @ left[curved, :, 0].T).abs()
+    mixed = (cosines > _ALIKE) & (cosines < 1 - _ALIKE)
+    if bool((values[:, 1:] > _ALIKE * values[:, :1]).any()) or bool(mixed.any()):
+        raise ValueError("curvature must have each sample on one axis, got one on more")
+    _, axis = torch.unique((cosines > 0.5).int().argmax(dim=1), return_inverse=True)
+    on_axis = torch.nn.functional.one_hot(axis).bool().cpu().numpy()  # (curved samples, axes)
+    sharpness, forget = values[curved, 0].square().cpu().numpy(), curvature.forget.cpu().numpy()
+    columns: dict[str, np.ndarray] = {}
+    for name, members in (("retain", ~forget), ("forget", forget)):
+        chosen = members[curved.cpu().numpy()]
+        there, height = on_axis[chosen], sharpness[chosen, None]
+        top = (there * height).max(axis=0, initial=0.0)
+        if not np.allclose(np.where(there, height, top), top, rtol=_ALIKE, atol=0):
+            raise ValueError("curvature must be equal within a set's group, got several values")
+        columns[f"{name}_group"] = there.sum(axis=0)
+        columns[f"{name}_sharpness"] = top * there.sum(axis=0) / members.sum()
+    return AxisFamily(curvature.n_retain, curvature.n_forget, **columns)

@@ -17,8 +17,8 @@ from lib.experiments.hessian_tests import (
 from lib.stability.data_coherence import coherence
 from lib.stability.dynamics import critical_learning_rate
 from lib.stability.exponents import growth_exponents
-from lib.stability.families import grouped_family
-from tests.support.commuting import axis_family, curvature_of, grouped_critical_learning_rate
+from lib.stability.families import axis_family, grouped_family
+from tests.support.commuting import curvature_of, grouped_critical_learning_rate
 
 
 def test_sister_setting_is_as_published():

@@ -13,6 +13,7 @@ from lib.stability.dynamics import critical_learning_rate, growth_factor
 from lib.stability.epochs import epoch_growth
 from lib.stability.families import AxisFamily, gaussian_curvature
 from lib.stability.simulation import simulate
+from tests.support.commuting import curvature_of
 
 
 def one_axis(n_r, sigma_r, n_f, sigma_f, sharpness=(1.0, 1.0)):
@@ -133,7 +134,7 @@ def test_batches_that_do_not_divide_their_set_are_refused_by_name():
 
 def test_public_functions_take_reshuffled_epochs():
     family = one_axis(100, 20, 10, 0)
-    curvature = family.curvature()
+    curvature = curvature_of(family)
     update = AscentDescent(0.0, 10, 5, sampling="reshuffled")
     assert critical_learning_rate(curvature, update) == pytest.approx(1.7344, abs=1e-4)
     assert growth_factor(curvature, update, 0.5) == pytest.approx(
@@ -149,7 +150,7 @@ def test_off_the_axes_and_with_momentum_there_is_no_exact_form():
         growth_factor(curvature, AscentDescent(0.1, 3, 2, sampling="reshuffled"), 0.1)
     with pytest.raises(ValueError, match="momentum must be 0"):
         growth_factor(
-            one_axis(4, 2, 4, 2).curvature(),
+            curvature_of(one_axis(4, 2, 4, 2)),
             AscentDescent(0.1, 2, 2, sampling="reshuffled", momentum=0.5),
             0.1,
         )
@@ -158,6 +159,6 @@ def test_off_the_axes_and_with_momentum_there_is_no_exact_form():
 def test_sampled_reshuffled_runs_follow_the_exact_growth():
     family = one_axis(12, 5, 6, 4)
     update, rate, runs = AscentDescent(0.3, 3, 2, sampling="reshuffled"), 0.8, 20_000
-    path = simulate(family.curvature(), update, rate, steps=12, runs=runs, seed=1)
+    path = simulate(curvature_of(family), update, rate, steps=12, runs=runs, seed=1)
     error = float(path[-1].std()) / math.sqrt(runs)
     assert abs(float(path[-1].mean()) - epoch_growth(family, update, rate) ** 12) < 3 * error

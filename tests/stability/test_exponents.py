@@ -16,12 +16,11 @@ from lib.stability.exponents import (
     growth_exponents,
     moment_exponent,
 )
-from lib.stability.families import AxisFamily, grouped_family
+from lib.stability.families import AxisFamily, axis_family, grouped_family
 from lib.stability.sampling import SAMPLINGS, count_distribution
 from lib.stability.second_moment import mean_operator
 from lib.stability.simulation import lyapunov_exponent
 from tests.support.commuting import (
-    axis_family,
     curvature_of,
     grouped_critical_learning_rate,
     grouped_lyapunov_exponent,

@@ -14,7 +14,7 @@ from lib.stability.momentum import critical_forms, growth_factor, kernel, mean_g
 from lib.stability.second_moment import SecondMoment, largest_eigenpair
 from lib.stability.simulation import simulate
 from lib.stability.window import unlearning_window
-from tests.support.commuting import axis_moments
+from tests.support.commuting import axis_moments, curvature_of
 from tests.support.dense import (
     dense_mean,
     dense_second_moment,
@@ -164,7 +164,7 @@ def test_commuting_curvature_has_the_closed_form():
         expected = (
             2 * lam * (1 - momentum**2) / ((1 - momentum) * lam**2 + (1 + momentum) * variance)
         ).min()
-        found = dynamics.critical_learning_rate(family.curvature(), algorithm)
+        found = dynamics.critical_learning_rate(curvature_of(family), algorithm)
         assert found == pytest.approx(expected, rel=1e-9)
 
 

@@ -8,7 +8,6 @@ import torch
 from lib.checks import require_batches
 from lib.stability.curvature import Curvature
 from lib.stability.exponents import growth_exponents
-from lib.stability.families import AxisFamily
 
 
 def grouped_lyapunov_exponent(family, algorithm, learning_rate):
@@ -61,26 +60,6 @@ def axis_moments(family, algorithm):
         lam += sign * weight * c * share
         variance += (weight * c / batch) ** 2 * spread
     return lam, variance
-
-
-def axis_family(curvature):
-    """The AxisFamily behind a Curvature whose samples lie on the coordinate axes.
-
-    ValueError if a sample curves along two axes, or two samples of one set along one axis by
-    different amounts.
-    """
-    diagonals = curvature.factors.square().sum(dim=2).cpu().numpy()
-    if np.count_nonzero(diagonals, axis=1).max() > 1:
-        raise ValueError("curvature must have each sample on one axis, got one on more")
-    forget, columns = curvature.forget.cpu().numpy(), {}
-    for name, members in (("retain", ~forget), ("forget", forget)):
-        of_set = diagonals[members]
-        group, top = np.count_nonzero(of_set, axis=0), of_set.max(axis=0)
-        if not np.allclose(np.where(of_set > 0, of_set, top), top, rtol=1e-12, atol=0):
-            raise ValueError("curvature must be equal within a set's group, got several values")
-        columns[f"{name}_group"] = group
-        columns[f"{name}_sharpness"] = top * group / len(of_set)
-    return AxisFamily(curvature.n_retain, curvature.n_forget, **columns)
 
 
 def curvature_of(family):
