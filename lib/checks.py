@@ -26,6 +26,12 @@ def require_count(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
 
 
+def require_batch(name: str, batch: int, size: int) -> None:
+    """ValueError unless 1 ≤ `batch` ≤ `size`, the number of samples in its set."""
+    if not 1 <= batch <= size:
+        raise ValueError(f"{name} must be in [1, {size}], the size of its set, got {batch}")
+
+
 def check_ratio(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a finite number > 0."""
     if not (is_finite(value) and value > 0):

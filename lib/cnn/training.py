@@ -1,7 +1,7 @@
 """Training to the optimum, where the linear theory starts.
 
 `fit` and `fit_to_interpolation` train many signal-plus-noise CNNs exactly, as one batch, on their
-coefficients; `interpolate` trains any module.
+coefficients.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.cnn import descent as gauss_newton
-from lib.cnn.coefficients import CoefficientState, PatchSpan, distinct_patches
+from lib.checks import check_ratio, require_batch, require_count
+from lib.cnn.coefficients import PatchSpan, Responses, distinct_patches
 from lib.cnn.data import SignalNoise
-from lib.cnn.descent import Descent, chunks, per_entry
+from lib.cnn.descent import Descent, chunks, interpolate, per_entry
 from lib.cnn.network import gaussian_weights
 from lib.stability.losses import scalar_loss
 
@@ -91,15 +91,19 @@ class Fit:
             raise ValueError(f"datasets must share one dim to stack their weights, got {dims}")
         return torch.stack([weights_of(entry) for entry in range(len(self.datasets))])
 
+    def responses(self) -> Responses:
+        """What the trained networks answer on the training samples."""
+        return self.span.respond(self.coefficients)
+
     def outputs(self) -> Tensor:
         """f on the training samples, (b, n)."""
-        return CoefficientState(self.span, self.coefficients).outputs()
+        return self.responses().outputs
 
     def curvature_gram(self) -> Tensor:
         """√(ℓ''_i ℓ''_j) ⟨∇f_i, ∇f_j⟩ (b, n, n), ready for `Curvature.from_gram`."""
-        state = CoefficientState(self.span, self.coefficients)
-        root = scalar_loss(self.loss).curvature(state.outputs(), self.span.labels).sqrt()
-        return root[:, :, None] * state.gradient_gram() * root[:, None, :]
+        at = self.responses()
+        root = scalar_loss(self.loss).curvature(at.outputs, self.span.labels).sqrt()
+        return root[:, :, None] * at.gradient_gram() * root[:, None, :]
 
 
 def fit(
@@ -124,14 +128,13 @@ def fit(
     Entry k starts from N(0, init_scale²) weights drawn with seed + k.
     A run that overflows ends with loss ∞ and a RuntimeWarning naming its entry.
     """
-    if steps < 0:
-        raise ValueError(f"steps must be an integer >= 0, got {steps}")
+    require_count("steps", steps, 0)
     span = _prepare(datasets, filters, init_scale, seed, device)
     n = span.labels.shape[1]
-    if batch_size is not None and not 1 <= batch_size <= n:
-        raise ValueError(f"batch_size must be in [1, {n}], got {batch_size}")
+    batch_size = n if batch_size is None else batch_size
+    require_batch("batch_size", batch_size, n)
     rates = per_entry("learning_rate", learning_rate, span.labels)
-    descent = Descent(loss, steps, tolerance, batch_size or n, seed)
+    descent = Descent(loss, steps, tolerance, batch_size, seed)
     parts = [descent.run(span[part], rates[part], part.start) for part in chunks(span)]
     coefficients, losses, taken = (torch.cat(column) for column in zip(*parts, strict=True))
     _warn_of_overflow(losses)
@@ -157,7 +160,7 @@ def fit_to_interpolation(
     if not tolerance > 0:
         raise ValueError(f"tolerance must be > 0, got {tolerance}")
     span = _prepare(datasets, filters, init_scale, seed, device)
-    parts = [gauss_newton.interpolate(span[part], tolerance) for part in chunks(span)]
+    parts = [interpolate(span[part], tolerance) for part in chunks(span)]
     coefficients, losses, taken = (torch.cat(column) for column in zip(*parts, strict=True))
     if not bool((losses <= tolerance).all()):
         raise NotInterpolated(losses, tolerance)
@@ -195,10 +198,8 @@ def _prepare(
     sizes = sorted({data.n_samples for data in datasets})
     if len(sizes) != 1:
         raise ValueError(f"datasets must be one or more with equal n_samples, got sizes {sizes}")
-    if filters < 1:
-        raise ValueError(f"filters must be an integer >= 1, got {filters}")
-    if not 0 < init_scale < float("inf"):
-        raise ValueError(f"init_scale must be a finite number > 0, got {init_scale}")
+    require_count("filters", filters, 1)
+    check_ratio("init_scale", init_scale)
     return PatchSpan.from_datasets(datasets, filters, init_scale, seed).to(device)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.cnn.runs import Until
 from lib.cnn.training import Fit
 from lib.cnn.unlearning import Paths, linearised
 from lib.experiments.settings import CellUpdate, Criterion
@@ -134,7 +135,6 @@ def follow(
         steps=criterion.steps,
         displacement=criterion.displacement,
         seed=seed,
-        stop_forget_loss=stop,
-        stop_distance=SETTLED if criterion.asymptotic else 0.0,
+        until=Until(stop, SETTLED if criterion.asymptotic else 0.0),
         **options,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lib.cnn.data import SignalNoise, signal_noise
 from lib.cnn.memorisation import leave_one_out, memorised_share, noise_mass, output_parts
+from lib.cnn.runs import Until
 from lib.cnn.training import Fit, fit_to_interpolation
 from lib.cnn.unlearning import Trajectory, ascent_descent
 from lib.stability.algorithm import AscentDescent
@@ -174,7 +175,7 @@ def _forget_singly(
         [experiment.learning_rate_share * retain_edge(c, experiment.mixing) for c in curves],
         steps=experiment.max_steps,
         displacement=experiment.displacement,
-        stop_forget_loss=retrained_loss.clamp(min=experiment.escape_loss),
+        until=Until(retrained_loss.clamp(min=experiment.escape_loss)),
     )
     return path, torch.cat([forgettability(curve) for curve in curves])
 
@@ -209,7 +210,7 @@ def _resistance_row(snr: float, seeds: range, experiment: Experiment) -> tuple[T
         rates,
         steps=experiment.max_steps,
         displacement=experiment.displacement,
-        stop_forget_loss=experiment.escape_loss,
+        until=Until(experiment.escape_loss),
     )
     escaped = path.forget_loss[-1] >= experiment.escape_loss
     retrained = train([data.subset(~forget) for data in datasets])
