@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import maximum_filter, minimum_filter
 
 Event = Literal["escape", "forget"]
-PREDICTIONS = {"escape": ("typical", "mean_square", "mean"), "forget": ("typical_forget",)}
 NEAR = 2  # cells around a frontier, for the share of agreement near it
 
 
@@ -111,15 +111,8 @@ class MapGrid:
 
 def near_frontier(predicted: np.ndarray) -> np.ndarray:
     """Cells within `NEAR` of which, both ways along both axes, a bool map is not constant."""
-    rows, columns = predicted.shape
-    near = np.zeros_like(predicted)
-    for row in range(rows):
-        for column in range(columns):
-            window = predicted[
-                max(0, row - NEAR) : row + NEAR + 1, max(0, column - NEAR) : column + NEAR + 1
-            ]
-            near[row, column] = window.any() and not window.all()
-    return near
+    size = 2 * NEAR + 1
+    return maximum_filter(predicted, size) & ~minimum_filter(predicted, size)
 
 
 def disagreements(grid: MapGrid) -> dict[str, float]:

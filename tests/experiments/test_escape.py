@@ -14,7 +14,6 @@ from lib.experiments.escape import (
     count_escapes,
     escape_bound,
     escapes_allowed,
-    squared_norms,
 )
 from lib.stability.algorithm import SAMPLINGS, AscentDescent
 from lib.stability.curvature import Curvature
@@ -24,6 +23,7 @@ from lib.stability.families import AxisFamily
 from lib.stability.sampling import draw_group_counts
 from tests.stability.test_exponents import random_algorithm, random_family
 from tests.support.dense import batches, dense_second_moment, random_instance
+from tests.support.escapes import squared_norms
 
 
 def plain_squared_norms(test, retain_batches, forget_batches):
