@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -189,33 +190,19 @@ def _undamped_maps(size: Size, base: Cell, criterion: Criterion) -> dict[str, Ma
     many = max(size.columns, math.ceil(size.least_cells / len(batch_rows)))
     mixing = _mixings(size.rows)
     shares = "learning_rate_share", np.linspace(0.1, 1.1, size.columns).round(4).tolist()
+    task = partial(MapTask, criterion=criterion, seeds=size.seeds)
+    calm = base.varied(learning_rate_share=0.25, retain_batch=n_retain // 2)
+    brisk = base.varied(mixing=0.02, forget_batch=n_forget)
+    equal = base.varied(n_forget=n_retain, snr=2.0, learning_rate_share=0.8, retain_batch=n_retain)
+    many_mixings = "mixing", np.geomspace(0.05, 0.8, many).round(4).tolist()
     maps = {
-        "mixing": MapTask(
-            base.varied(learning_rate_share=0.25, retain_batch=n_retain // 2),
-            _snrs(size.columns),
-            mixing,
-            criterion,
-            size.seeds,
-        ),
-        "retain_batch": MapTask(
-            base.varied(mixing=0.02, forget_batch=n_forget),
-            _snrs(many),
-            ("retain_batch", batch_rows),
-            criterion,
-            size.seeds,
-        ),
-        "forget_batch": MapTask(
-            base.varied(n_forget=n_retain, snr=2.0, learning_rate_share=0.8, retain_batch=n_retain),
-            ("forget_batch", batch_rows),
-            ("mixing", np.geomspace(0.05, 0.8, many).round(4).tolist()),
-            criterion,
-            size.seeds,
-            own_networks=True,
-        ),
+        "mixing": task(calm, _snrs(size.columns), mixing),
+        "retain_batch": task(brisk, _snrs(many), ("retain_batch", batch_rows)),
+        "forget_batch": task(equal, ("forget_batch", batch_rows), many_mixings, own_networks=True),
     }
     for level, ratio in (("low", 0.1), ("middle", 0.5), ("high", 2.0)):
         third = base.varied(snr=ratio, retain_batch=n_retain // 3)
-        maps[f"learning_rate_{level}"] = MapTask(third, shares, mixing, criterion, size.seeds)
+        maps[f"learning_rate_{level}"] = task(third, shares, mixing)
     return maps
 
 

@@ -18,7 +18,6 @@ from lib.cnn.memorisation import (
     output_parts,
     predicted_memorised_share,
     rank_correlation,
-    single_forgettability,
 )
 from lib.cnn.network import TwoLayerCNN
 from lib.cnn.runs import Until
@@ -50,5 +49,4 @@ __all__ = [
     "predicted_memorised_share",
     "rank_correlation",
     "signal_noise",
-    "single_forgettability",
 ]

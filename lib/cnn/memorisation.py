@@ -77,18 +77,6 @@ def block_model(
     return BlockModel(retain, forget, c**2 / 2 / (within[0] * within[1]).sqrt())
 
 
-def single_forgettability(coherence_matrix: Tensor) -> Tensor:
-    """α_j = χ_j/(1 + χ_j), χ_j = mean_{i≠j} S_ij² / S_jj², sample j alone to be forgotten; (n,).
-
-    Above this mixing, ascent on j and descent on all others diverge at every learning rate; small
-    means forgettable. `lib.stability.forgettability` at each one-sample forget set.
-    """
-    squares = coherence_matrix.square()
-    own = squares.diagonal()
-    others = (squares.sum(0) - own) / (len(own) - 1)
-    return others / (others + own)
-
-
 @dataclass(frozen=True)
 class LeaveOneOut:
     """For each sample left out: margin (k,), mean y f(x) on it of the networks trained without it.

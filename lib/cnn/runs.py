@@ -244,9 +244,10 @@ def follow(
     alive = torch.arange(len(left), device=left.device)
     for step in range(steps + 1):
         seen = motion.look(left[alive])
-        distance = _distance(seen.added, left[alive], at.squares[alive])
-        losses = _mean_losses(at.loss.value(seen.outputs, labels[alive]), update.forget[alive])
-        path[step][:, alive] = rows = _overflow_as_infinite(torch.stack([distance, *losses]))
+        values = at.loss.value(seen.outputs, labels[alive])
+        squares = left[alive] ** 2 * at.squares[alive] + seen.added
+        rows = _observed(squares / at.squares[alive], values, update.forget[alive])
+        path[step][:, alive] = rows
         running = (rows[1] < loss_limit[alive]) & (rows[0] > until.distance)
         if step == steps or not bool(running.any()):
             break
@@ -266,17 +267,11 @@ def follow(
     return path.gather(0, last[:, None].expand(path.shape)), taken, moves, left
 
 
-def _distance(added: Tensor, left: Tensor, squares: Tensor) -> Tensor:
-    """‖δ‖/‖δ_0‖; a square of rounding size may come out negative, its root is zero to rounding."""
-    return ((left**2 * squares + added) / squares).clamp(min=0).sqrt()
-
-
-def _mean_losses(values: Tensor, forget: Tensor) -> list[Tensor]:
-    """Mean losses (b,) on the forget set and on the retain set."""
-    return [(values * part).sum(1) / part.sum(1) for part in (forget, ~forget)]
-
-
-def _overflow_as_infinite(rows: Tensor) -> Tensor:
+def _observed(squares: Tensor, values: Tensor, forget: Tensor) -> Tensor:
+    """‖δ‖/‖δ_0‖ and the mean losses on the forget and the retain set, (3, b); ∞ on overflow."""
+    # A square of rounding size may come out negative; its root is then zero to rounding.
+    means = [(values * part).sum(1) / part.sum(1) for part in (forget, ~forget)]
+    rows = torch.stack([squares.clamp(min=0).sqrt(), *means])
     return rows.nan_to_num(nan=float("inf"), posinf=float("inf"))
 
 

@@ -65,16 +65,12 @@ class Fit:
         squared_norms = self.span.gram.diagonal(dim1=1, dim2=2)[:, None, None, 2:]
         return self.coefficients[..., 2:] * squared_norms
 
-    def initial_weights(self) -> Tensor:
-        """w(0) (b, 2, m, d), drawn again from the seed; ValueError unless all d agree."""
-        return self.stack(self.initial_weights_of)
-
     def weights(self) -> Tensor:
         """The trained w (b, 2, m, d); ValueError unless all d agree."""
         return self.stack(self.weights_of)
 
     def initial_weights_of(self, entry: int) -> Tensor:
-        """w(0) of one entry, (2, m, d)."""
+        """w(0) of one entry, (2, m, d), drawn again from its seed."""
         filters, dim = self.coefficients.shape[2], self.datasets[entry].dim
         drawn = gaussian_weights(filters, dim, self.init_scale, self.starts[entry])
         return drawn.to(self.coefficients)

@@ -54,10 +54,6 @@ class Trajectory(Paths):
     displacement_left: Tensor
     start: Start
 
-    def initial_weights(self) -> Tensor:
-        """w_0 = w* + displacement, (b, 2, m, d); ValueError unless all d agree."""
-        return self.start.fit.weights() + self.start.displacements()
-
     def weights(self) -> Tensor:
         """The weights after the last update, (b, 2, m, d); ValueError unless all d agree."""
         return self.start.fit.stack(self.weights_of)
@@ -91,10 +87,6 @@ class Start:
         generator = np.random.default_rng(seed_sequence("displacement", self.seed, entry))
         direction = torch.from_numpy(generator.standard_normal(shape))
         return (self._lengths[entry] / direction.norm() * direction).to(fit.coefficients)
-
-    def displacements(self) -> Tensor:
-        """δ_0 of all entries, (b, 2, m, d)."""
-        return self.fit.stack(self.displacement_of)
 
     def overlaps(self) -> tuple[Tensor, Tensor]:
         """⟨δ_0, patches⟩ (b, 2, m, n + 2) and ‖δ_0‖² (b,)."""

@@ -29,7 +29,6 @@ from lib.experiments.hessian_tests import (
     sister_setting,
     smallest_stable_group,
     stable_group_row,
-    threshold_exponent,
     threshold_order,
 )
 from lib.experiments.resistance_runs import (
@@ -77,7 +76,6 @@ __all__ = [
     "stable_group_row",
     "steepest_mean_steps",
     "test_error_map",
-    "threshold_exponent",
     "threshold_order",
     "trained_networks",
 ]

@@ -22,7 +22,7 @@ from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, forgettability
 from lib.stability.dynamics import retain_edge
-from tests.support.descent import VALUES, descend
+from tests.support.descent import VALUES, descend, displacements
 
 SMALL = Network(n_retain=8, n_forget=4, dim=60, filters=4, init_scale=0.05)
 SHORT = replace(CRITERION, steps=400)
@@ -45,7 +45,7 @@ def test_each_column_against_the_definition():
         trained = fit_to_interpolation(datasets, filters=4, init_scale=0.05)
         remaining = [data.subset(~forget) for data in datasets]
         retrained = fit_to_interpolation(remaining, filters=4, init_scale=0.05).weights()
-        start = Start(trained, SHORT.displacement, 0).displacements()
+        start = displacements(Start(trained, SHORT.displacement, 0))
         for k, data in enumerate(datasets):
             weights = trained.weights()[k]
             rows = gradient_rows(weights, data)
@@ -101,7 +101,7 @@ def test_per_sample_columns_against_their_parts():
     torch.testing.assert_close(found.memorisation[0], left_out.score)
     torch.testing.assert_close(found.left_out_margin[0], left_out.margin)
     assert torch.equal(found.flipped[0], data.flipped[[1, 7]])
-    start = Start(trained, SHORT.displacement, 0).displacements()
+    start = displacements(Start(trained, SHORT.displacement, 0))
     for k, sample in enumerate((1, 7)):
         weights, forget = trained.weights()[k], torch.arange(10) == sample
         rows = gradient_rows(weights, data)

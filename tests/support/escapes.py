@@ -3,7 +3,8 @@
 import numpy as np
 
 from lib.experiments.escape import HessianTest
-from lib.stability.exponents import axis_multipliers
+from lib.experiments.hessian_tests import threshold_order
+from lib.stability.exponents import axis_laws, axis_multipliers, moment_exponent
 
 
 def squared_norms(
@@ -15,3 +16,9 @@ def squared_norms(
     )
     start = np.ones((1, *X.shape[1:]))
     return np.concatenate([start, np.cumprod(X, axis=0) ** 2]).mean(axis=2)
+
+
+def threshold_exponent(test: HessianTest, threshold: float) -> float:
+    """Growth of the moment of order `threshold_order`, `moment_exponent`."""
+    laws = axis_laws(test.family, test.algorithm, test.learning_rate)
+    return moment_exponent(laws, threshold_order(test, threshold))
