@@ -1,7 +1,8 @@
 """The two-layer ReLU CNN on signal-plus-noise data, trained and unlearned exactly.
 
 Rooms: `data`, `network` (plain autograd), `coefficients` (its inner products), `descent`,
-`training` (to the optimum), `memorisation` (what was learned by heart), `runs` and `unlearning`.
+`training` (to the optimum), `memorisation` (what was learned by heart), `updates`,
+`runs` and `unlearning`.
 """
 
 from lib.cnn.data import SignalNoise, signal_noise

@@ -20,6 +20,8 @@ from lib.cnn.descent import Descent, chunks, interpolate, per_entry
 from lib.cnn.network import gaussian_weights
 from lib.stability.losses import scalar_loss
 
+Trained = tuple[Tensor, Tensor, Tensor]  # coefficients, losses, steps taken
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -125,16 +127,17 @@ def fit(
     A run that overflows ends with loss ∞ and a RuntimeWarning naming its entry.
     """
     require_count("steps", steps, 0)
-    span = _prepare(datasets, filters, init_scale, seed, device)
-    n = span.labels.shape[1]
-    batch_size = n if batch_size is None else batch_size
-    require_batch("batch_size", batch_size, n)
-    rates = per_entry("learning_rate", learning_rate, span.labels)
-    descent = Descent(loss, steps, tolerance, batch_size, seed)
-    parts = [descent.run(span[part], rates[part], part.start) for part in chunks(span)]
-    coefficients, losses, taken = (torch.cat(column) for column in zip(*parts, strict=True))
-    _warn_of_overflow(losses)
-    return _fit(datasets, span, (coefficients, losses, taken), loss, init_scale, seed)
+
+    def descend(span: PatchSpan, part: slice) -> Trained:
+        n = span.labels.shape[1]
+        size = n if batch_size is None else batch_size
+        require_batch("batch_size", size, n)
+        rates = per_entry("learning_rate", learning_rate, span.labels)
+        return Descent(loss, steps, tolerance, size, seed).run(span[part], rates[part], part.start)
+
+    trained = _train(datasets, descend, loss, filters, init_scale, seed, device)
+    _warn_of_overflow(trained.losses)
+    return trained
 
 
 def fit_to_interpolation(
@@ -155,24 +158,14 @@ def fit_to_interpolation(
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance must be > 0, got {tolerance}")
-    span = _prepare(datasets, filters, init_scale, seed, device)
-    parts = [interpolate(span[part], tolerance) for part in chunks(span)]
-    coefficients, losses, taken = (torch.cat(column) for column in zip(*parts, strict=True))
-    if not bool((losses <= tolerance).all()):
-        raise NotInterpolated(losses, tolerance)
-    return _fit(datasets, span, (coefficients, losses, taken), "squared", init_scale, seed)
 
+    def solve(span: PatchSpan, part: slice) -> Trained:
+        return interpolate(span[part], tolerance)
 
-def _fit(
-    datasets: Sequence[SignalNoise],
-    span: PatchSpan,
-    trained: tuple[Tensor, Tensor, Tensor],
-    loss: str,
-    init_scale: float,
-    seed: int,
-) -> Fit:
-    starts = tuple(range(seed, seed + len(datasets)))
-    return Fit(tuple(datasets), span, *trained, loss, init_scale, starts)
+    trained = _train(datasets, solve, "squared", filters, init_scale, seed, device)
+    if not bool((trained.losses <= tolerance).all()):
+        raise NotInterpolated(trained.losses, tolerance)
+    return trained
 
 
 class NotInterpolated(RuntimeError):
@@ -184,19 +177,26 @@ class NotInterpolated(RuntimeError):
         super().__init__(f"mean loss still above {tolerance:g} in entries {missed}")
 
 
-def _prepare(
+def _train(
     datasets: Sequence[SignalNoise],
+    run: Callable[[PatchSpan, slice], Trained],
+    loss: str,
     filters: int,
     init_scale: float,
     seed: int,
     device: torch.device | str | None,
-) -> PatchSpan:
+) -> Fit:
+    """All entries, from their starts by `run`, chunk by chunk."""
     sizes = sorted({data.n_samples for data in datasets})
     if len(sizes) != 1:
         raise ValueError(f"datasets must be one or more with equal n_samples, got sizes {sizes}")
     require_count("filters", filters, 1)
     check_ratio("init_scale", init_scale)
-    return PatchSpan.from_datasets(datasets, filters, init_scale, seed).to(device)
+    span = PatchSpan.from_datasets(datasets, filters, init_scale, seed).to(device)
+    parts = zip(*(run(span, part) for part in chunks(span)), strict=True)
+    coefficients, losses, taken = map(torch.cat, parts)
+    starts = tuple(range(seed, seed + len(datasets)))
+    return Fit(tuple(datasets), span, coefficients, losses, taken, loss, init_scale, starts)
 
 
 def _warn_of_overflow(losses: Tensor) -> None:

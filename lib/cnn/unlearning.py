@@ -20,10 +20,10 @@ from lib.cnn.runs import (
     Motion,
     NetworkMotion,
     Until,
-    UpdateColumns,
     follow,
 )
 from lib.cnn.training import Fit
+from lib.cnn.updates import UpdateColumns
 from lib.randomness import seed_sequence, stream
 from lib.stability.algorithm import AscentDescent
 from lib.stability.losses import scalar_loss
@@ -132,8 +132,9 @@ def ascent_descent(
     Source: the paper's update.
     """
     start = Start(fit, displacement, seed)
-    updates = _updates(fit, forget, algorithm, learning_rate, reshuffle=reshuffle)
-    paths, moves, left = _follow(NetworkMotion.of, start, updates, steps, until, reshuffle)
+    labels = fit.span.labels
+    updates = UpdateColumns.of(algorithm, learning_rate, forget, labels, reshuffle=reshuffle)
+    paths, moves, left = _follow(NetworkMotion.of, start, updates, steps, until)
     return Trajectory(**vars(paths), moves=moves, displacement_left=left, start=start)
 
 
@@ -158,27 +159,10 @@ def linearised(
     Without `drift` what gradients are left at w* is dropped, and it is always the former.
     """
     start = Start(fit, displacement, seed)
-    updates = _updates(fit, forget, algorithm, learning_rate, reshuffle=reshuffle)
-    kind = partial(LinearMotion.of, drift=drift)
-    return _follow(kind, start, updates, steps, until, reshuffle)[0]
-
-
-def _updates(
-    fit: Fit,
-    forget: Tensor,
-    algorithm: AscentDescent | Sequence[AscentDescent],
-    learning_rate: float | Sequence[float] | Tensor,
-    *,
-    reshuffle: bool,
-) -> UpdateColumns:
     labels = fit.span.labels
-    found = UpdateColumns.of(algorithm, learning_rate, _forget_mask(forget, labels), labels)
-    if reshuffle and set(found.sampling) != {"without_replacement"}:
-        raise ValueError(
-            "algorithm.sampling must be 'without_replacement' where reshuffle is True, "
-            f"got {sorted(set(found.sampling))}"
-        )
-    return found
+    updates = UpdateColumns.of(algorithm, learning_rate, forget, labels, reshuffle=reshuffle)
+    kind = partial(LinearMotion.of, drift=drift)
+    return _follow(kind, start, updates, steps, until)[0]
 
 
 def _follow(
@@ -187,7 +171,6 @@ def _follow(
     updates: UpdateColumns,
     steps: int,
     until: Until,
-    reshuffle: bool,
 ) -> tuple[Paths, Tensor, Tensor]:
     """Paths, moves and what is left of δ_0, chunk by chunk."""
     require_count("steps", steps, 0)
@@ -203,7 +186,7 @@ def _follow(
             scalar_loss(fit.loss),
         )
         generator = stream("unlearning batches", start.seed, part.start)
-        batches = updates[part].batches(generator, reshuffle=reshuffle)
+        batches = updates[part].batches(generator)
         own = replace(until, forget_loss=limits[part])
         runs.append(follow(at, kind(at), updates[part], batches, steps, own))
     paths, taken, moves, left = zip(*runs, strict=True)
@@ -216,15 +199,3 @@ def _follow(
 def _square_of_start(filters: int, dim: int, init_scale: float, seed: int) -> float:
     """‖w(0)‖²; kept, because many runs start from one network."""
     return float(gaussian_weights(filters, dim, init_scale, seed).square().sum())
-
-
-def _forget_mask(forget: Tensor, labels: Tensor) -> Tensor:
-    if forget.dtype != torch.bool or forget.shape not in (labels.shape, labels.shape[1:]):
-        raise ValueError(
-            f"forget must be bool of shape {(*labels.shape[1:],)} or {(*labels.shape,)}, "
-            f"got {forget.dtype} {(*forget.shape,)}"
-        )
-    mask = forget.to(labels.device).expand(labels.shape)
-    if not bool((mask.any(1) & ~mask.all(1)).all()):
-        raise ValueError("forget must leave both sets non-empty, got all True or all False")
-    return mask
