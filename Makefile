@@ -25,8 +25,7 @@ pairs: .venv/.installed
 # Recomputes the stored results that chapters with heavy settings read, from book/results/; what is
 # there and still matches its code is left alone.
 sweep: .venv/.installed
-	$(BIN)/python -m lib.book.heat_maps
-	$(BIN)/python -m lib.book.benign_overfitting
+	$(BIN)/python -m lib.book.stored
 
 benchmark: .venv/.installed
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= --benchmark-columns=median,iqr,rounds

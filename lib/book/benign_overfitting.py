@@ -1,21 +1,17 @@
-"""The benign-overfitting chapter's full map, stored."""
+"""The benign-overfitting chapter's full map, as a task to be stored (`lib.book.stored`)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lib import store
-from lib.book import stored as stored_results
+from lib.book.rounding import rounded
 from lib.experiments.benign_overfitting import ErrorMap, error_map
-
-FOLDER = stored_results.RESULTS / "benign_overfitting"
-SOURCE = Path(__file__).resolve().parents[1] / "experiments" / "benign_overfitting.py"
 
 
 @dataclass(frozen=True)
@@ -50,45 +46,22 @@ class BenignTask:
         return asdict(self)
 
     def table(self, device: str | None) -> pd.DataFrame:
-        """One row per cell: signal_norm, dim, test_error, train_loss."""
+        """One row per cell: dim, signal_norm, test_error, train_loss."""
+        norms, dims = self.signal_norms, self.dims
         found = error_map(
-            self.signal_norms.tolist(),
-            self.dims.tolist(),
-            repeats=self.repeats,
-            seed=self.seed,
-            device=device,
+            norms.tolist(), dims.tolist(), repeats=self.repeats, seed=self.seed, device=device
         )
-        columns = len(self.signal_norms)
-        return pd.DataFrame(
-            {
-                "dim": np.repeat(self.dims, columns),
-                "signal_norm": np.tile(self.signal_norms, len(self.dims)),
-                "test_error": found.test_error.flatten().cpu().numpy(),
-                "train_loss": found.train_loss.flatten().cpu().numpy(),
-            }
-        )
+        cells = {"dim": np.repeat(dims, len(norms)), "signal_norm": np.tile(norms, len(dims))}
+        columns = {name: means.flatten().cpu().numpy() for name, means in vars(found).items()}
+        return rounded(pd.DataFrame({**cells, **columns}))
+
+    def error_map(self, table: pd.DataFrame) -> ErrorMap:
+        """The map in a table."""
+        shape = len(self.dims), len(self.signal_norms)
+        columns = (table[name].to_numpy(copy=True) for name in ("test_error", "train_loss"))
+        return ErrorMap(*(torch.from_numpy(column).view(shape) for column in columns))
 
 
-def map_of(task: BenignTask) -> tuple[ErrorMap, store.Provenance]:
-    """The map, read where it is stored with the task's parameters, computed live where it is not.
-
-    Raises:
-        StaleResult, DamagedResult: a stored map of these parameters is of other code, or damaged.
-    """
-    code = store.code_hash(SOURCE)
-    try:
-        result = store.read(FOLDER / "map", code=code)
-    except store.MissingResult:
-        result = None
-    if result is None or result.provenance.parameters != task.parameters():
-        result = stored_results.compute({"map": task}, code)["map"]
-    shape = len(task.dims), len(task.signal_norms)
-    error, loss = (
-        torch.from_numpy(result.table[name].to_numpy().reshape(shape).copy())
-        for name in ("test_error", "train_loss")
-    )
-    return ErrorMap(error, loss), result.provenance
-
-
-if __name__ == "__main__":
-    stored_results.bring_up_to_date({"map": BenignTask()}, FOLDER, store.code_hash(SOURCE))
+def published() -> Mapping[str, BenignTask]:
+    """The stored results' tasks, by name."""
+    return {"map": BenignTask()}

@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
-from matplotlib.patheffects import withStroke
+from matplotlib.contour import ContourSet
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import NullLocator
 
-from lib.book import figures as plotting
 from lib.experiments.hessian_tests import EscapeMap
 from lib.experiments.summary import Event, MapGrid, frontier
 
@@ -31,6 +31,7 @@ SPARE = "#CC79A7"
 MEAN_ONLY = {"color": "#56B4E9", "linestyle": ":"}
 MEAN_SQUARE = {"color": "#000000", "linestyle": "-"}
 TYPICAL = {"color": "#D55E00", "linestyle": "--"}
+HALO: list[AbstractPathEffect] = [withStroke(linewidth=3, foreground="white")]
 FEW = 8  # cells along an axis that each have their tick
 
 
@@ -106,9 +107,9 @@ def _edges(centres: np.ndarray, logarithmic: bool) -> np.ndarray:
 # Stops short of black, on which the black frontier would be lost.
 SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#9a9a9a"])
 FRONTIERS = (
-    ("mean", "mean only", plotting.MEAN_ONLY),
-    ("mean_square", "mean-square", plotting.MEAN_SQUARE),
-    ("typical", "typical", plotting.TYPICAL),
+    ("mean", "mean only", MEAN_ONLY),
+    ("mean_square", "mean-square", MEAN_SQUARE),
+    ("typical", "typical", TYPICAL),
 )
 
 
@@ -133,10 +134,8 @@ def draw_escape_map(
     mesh = axes.pcolormesh(result.x, result.y, share, cmap=SHARES, vmin=0, vmax=1)
     for name, text, style in FRONTIERS:
         _draw_frontier(axes, result, name, text, style, places.get(name))
-    rows, columns = np.nonzero(result.majority != (result.typical > 0))
-    axes.plot(result.x[columns], result.y[rows], "x", color="black", markersize=4)
-    axes.set_xlabel(labels[0])
-    axes.set_ylabel(labels[1])
+    _mark_missed(axes, result, result.majority != (result.typical > 0))
+    axes.set(xlabel=labels[0], ylabel=labels[1])
     return mesh
 
 
@@ -152,20 +151,36 @@ def _draw_frontier(
     exponents = np.clip(getattr(result, name), -0.05, 0.05)
     if exponents.min() > 0 or exponents.max() <= 0:
         return
-    lines = axes.contour(
-        result.x,
-        result.y,
-        exponents,
-        levels=[0.0],
-        colors=style["color"],
-        linestyles=style["linestyle"],
-        linewidths=2,
-    )
+    lines = _draw_contour(axes, result, exponents, 0.0, style, 2)
     names = axes.clabel(
         lines, fmt=text, fontsize=10, colors="black", manual=False if place is None else [place]
     )
     for name_on_line in names:
-        name_on_line.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        name_on_line.set_path_effects(HALO)
+
+
+def _draw_contour(
+    axes: Axes,
+    grid: EscapeMap | MapGrid,
+    values: np.ndarray,
+    level: float,
+    style: dict[str, str],
+    width: float,
+) -> ContourSet:
+    names = {"color": "colors", "linestyle": "linestyles"}
+    options: dict[str, Any] = {names[name]: value for name, value in style.items()}
+    return axes.contour(grid.x, grid.y, values, levels=[level], linewidths=width, **options)
+
+
+def _mark_missed(
+    axes: Axes, grid: EscapeMap | MapGrid, missed: np.ndarray, *, halo: bool = False
+) -> None:
+    """A small cross on each of the cells, (rows, columns) bool."""
+    rows, columns = np.nonzero(missed)
+    at = grid.x[columns], grid.y[rows], "x"
+    if halo:
+        axes.plot(*at, color="white", markersize=5, markeredgewidth=2.5)
+    axes.plot(*at, color="black", markersize=4)
 
 
 LABELS = {
@@ -175,7 +190,7 @@ LABELS = {
     "forget_batch": "forget batch $B_f$ (samples)",
     "learning_rate_share": "learning rate (1 = retain edge)",
 }
-FORGET_FRONTIER = ("typical_forget", "linearised runs", plotting.TYPICAL)
+FORGET_FRONTIER = ("typical_forget", "linearised runs", TYPICAL)
 
 
 def draw_step_map(
@@ -197,19 +212,15 @@ def draw_step_map(
     """
     steps = grid.median(f"{event}_step")
     x, y = (axis.flatten() for axis in np.meshgrid(grid.x, grid.y))
-    _logarithmic(axes, grid)
     finite = np.where(np.isfinite(steps), steps, np.nan).flatten()
     cells = pd.DataFrame({grid.x_name: x, grid.y_name: y, "steps": finite}).astype(float)
-    mesh = plotting.draw_heat_map(axes, cells, grid.x_name, grid.y_name, "steps")
+    mesh = _draw_cells(axes, grid, cells, "steps")
     mesh.set_norm(LogNorm(1, horizon))
     frontiers = FRONTIERS if event == "escape" else (FORGET_FRONTIER,)
     places = (0.5, 10), (0.15, -16), (0.9, 10)  # along the line, and points above it
     for (name, text, style), place in zip(frontiers, places, strict=False):
         draw_share_frontier(axes, grid, grid.predicted_share(name), text, style, place)
-    rows, columns = np.nonzero(grid.happened(event) != grid.predicted(frontiers[-1][0]))
-    axes.plot(grid.x[columns], grid.y[rows], "x", color="white", markersize=5, markeredgewidth=2.5)
-    axes.plot(grid.x[columns], grid.y[rows], "x", color="black", markersize=4)
-    axes.set(xlabel=LABELS[grid.x_name], ylabel=LABELS[grid.y_name])
+    _mark_missed(axes, grid, grid.happened(event) != grid.predicted(frontiers[-1][0]), halo=True)
     return mesh
 
 
@@ -228,17 +239,8 @@ def draw_share_frontier(
     """
     if not ((share > 0.5).any() and (share <= 0.5).any()):
         return
-    halo = axes.contour(grid.x, grid.y, share, levels=[0.5], colors="white", linewidths=4)
-    halo.set_alpha(0.7)
-    axes.contour(
-        grid.x,
-        grid.y,
-        share,
-        levels=[0.5],
-        colors=style["color"],
-        linestyles=style["linestyle"],
-        linewidths=2.2,
-    )
+    _draw_contour(axes, grid, share, 0.5, {"color": "white"}, 4).set_alpha(0.7)
+    _draw_contour(axes, grid, share, 0.5, style, 2.2)
     heights = frontier(grid, share)
     crossed = np.nonzero(~np.isnan(heights))[0]
     if len(crossed) == 0:
@@ -252,7 +254,7 @@ def draw_share_frontier(
         ha="center",
         fontsize=10,
     )
-    name.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    name.set_path_effects(HALO)
 
 
 def draw_value_map(
@@ -260,10 +262,8 @@ def draw_value_map(
 ) -> ScalarMappable:
     """Median of a column over those networks of a cell where it is a number; hatched: none is."""
     values = grid.table.groupby([grid.x_name, grid.y_name])[column].median().reset_index()
-    _logarithmic(axes, grid)
-    mesh = plotting.draw_heat_map(axes, values, grid.x_name, grid.y_name, column)
+    mesh = _draw_cells(axes, grid, values, column)
     mesh.set_clim(*limits)
-    axes.set(xlabel=LABELS[grid.x_name], ylabel=LABELS[grid.y_name])
     return mesh
 
 
@@ -280,6 +280,13 @@ def draw_measured_frontier(
     axes.plot(grid.x, frontier(grid, share), label=label, **style)
     _logarithmic(axes, grid)
     axes.set(xlabel=LABELS[grid.x_name], ylabel=LABELS[grid.y_name])
+
+
+def _draw_cells(axes: Axes, grid: MapGrid, cells: pd.DataFrame, value: str) -> QuadMesh:
+    _logarithmic(axes, grid)  # first: the scales decide where a cell ends
+    mesh = draw_heat_map(axes, cells, grid.x_name, grid.y_name, value)
+    axes.set(xlabel=LABELS[grid.x_name], ylabel=LABELS[grid.y_name])
+    return mesh
 
 
 def _logarithmic(axes: Axes, grid: MapGrid) -> None:

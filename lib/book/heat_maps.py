@@ -1,41 +1,33 @@
-"""The heat-map chapter's maps: what they vary, how large they are, and where they are stored.
+"""The heat-map chapter's maps as tasks: what they vary and how large they are.
 
-`python -m lib.book.heat_maps` computes the published ones anew and stores them; `results` gives the
-chapter its tables, stored or live.
+`lib.book.stored` runs, stores and reads them.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib import store
-from lib.book import stored as stored_results
-from lib.book.stored import RESULTS, Task
-from lib.experiments.heat_maps import Criterion, Setting, heat_map
-from lib.experiments.resistance_runs import Experiment, resistance
-
-FOLDER = RESULTS / "heat_maps"
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
-SOURCES = (EXPERIMENTS / "heat_maps.py", EXPERIMENTS / "resistance_runs.py")
-Scale = Literal["stored", "live", "full"]
+from lib.book.rounding import rounded
+from lib.experiments import resistance_runs
+from lib.experiments.heat_maps import heat_map
+from lib.experiments.settings import Cell, Criterion, Network, Update
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Size:
     """Cells along an axis (mixing, SNR, …; batch sizes are all taken where fewer), and efforts.
 
-    seeds, damped_seeds: networks per cell of the undamped and of the damped maps; a finite horizon
-    leaves more to the luck of a start. steps, damped_steps: their horizons; damped maps over the
-    learning rate have three times as many.
+    least_cells: of a map; one with few batch sizes has more columns to make up for it. seeds,
+    damped_seeds: networks per cell of the undamped and of the damped maps; a finite horizon leaves
+    more to the luck of a start. steps, damped_steps: their horizons; damped maps over the learning
+    rate have three times as many. multiples: cells along both axes of the maps of other networks.
     """
 
     columns: int
@@ -47,10 +39,32 @@ class Size:
     damped_steps: int
     multiples: int
     resistance_seeds: int
+    least_cells: int = 0
 
 
-FULL = Size(33, 31, 9, 5, 2, 400, 2000, 17, 20)
-LIVE = Size(21, 21, 3, 3, 1, 120, 200, 7, 4)
+FULL = Size(
+    columns=33,
+    rows=31,
+    seeds=9,
+    damped_seeds=5,
+    linear_runs=2,
+    steps=400,
+    damped_steps=2000,
+    multiples=17,
+    resistance_seeds=20,
+    least_cells=1000,
+)
+LIVE = Size(
+    columns=21,
+    rows=21,
+    seeds=3,
+    damped_seeds=3,
+    linear_runs=1,
+    steps=120,
+    damped_steps=200,
+    multiples=7,
+    resistance_seeds=4,
+)
 DAMPING_SHARE = 0.1
 TRAINING_LOSSES = (0.1, 0.01, 0.001)
 MULTIPLES = {
@@ -68,7 +82,7 @@ class MapTask:
     whole map, and one that is at its frontier along a row would be a coin tossed in every column.
     """
 
-    setting: Setting
+    cell: Cell
     x: tuple[str, list[Any]]
     y: tuple[str, list[Any]]
     criterion: Criterion
@@ -82,17 +96,14 @@ class MapTask:
 
     def parameters(self) -> dict[str, Any]:
         """All that the result depends on but the code, as JSON."""
-        found = {**asdict(self), "x": list(self.x), "y": list(self.y)}
-        if not self.own_networks:
-            del found["own_networks"]
-        return found
+        return asdict(self)
 
     def table(self, device: str | None) -> pd.DataFrame:
         """Compute the map."""
         columns = [[value] for value in self.x[1]] if self.own_networks else [self.x[1]]
         parts = [
             heat_map(
-                self.setting,
+                self.cell,
                 (self.x[0], column),
                 self.y,
                 criterion=self.criterion,
@@ -101,7 +112,7 @@ class MapTask:
             )
             for number, column in enumerate(columns)
         ]
-        return pd.concat(parts, ignore_index=True)
+        return rounded(pd.concat(parts, ignore_index=True))
 
 
 @dataclass(frozen=True)
@@ -110,12 +121,14 @@ class ResistanceTask:
 
     snrs: list[float]
     seeds: int
-    experiment: Experiment
+    network: Network
+    update: Update
+    criterion: Criterion
 
     @property
     def cost(self) -> float:
         """Updates, at most."""
-        return len(self.snrs) * self.seeds * self.experiment.max_steps
+        return len(self.snrs) * self.seeds * self.criterion.steps
 
     def parameters(self) -> dict[str, Any]:
         """All that the result depends on but the code, as JSON."""
@@ -123,78 +136,72 @@ class ResistanceTask:
 
     def table(self, device: str | None) -> pd.DataFrame:
         """One row per SNR and seed."""
-        found = resistance(self.snrs, seeds=self.seeds, experiment=self.experiment)
-        columns = {name: getattr(found, name).flatten().numpy() for name in found.__annotations__}
-        rows = {
-            "snr": np.repeat(self.snrs, self.seeds),
-            "seed": np.tile(np.arange(self.seeds), len(self.snrs)),
-        }
-        return pd.DataFrame({**rows, **columns})
-
-
-def tasks(size: Size, base: Setting | None = None) -> dict[str, Task]:
-    """Every result of the chapter, by name; `base` holds the network's sizes."""
-    base = base or Setting()
-    undamped = Criterion(steps=size.steps, linear_runs=size.linear_runs)
-    damped = replace(undamped, steps=size.damped_steps, growth=10.0, asymptotic=True)
-    maps = _map_axes(size, base, undamped)
-    found: dict[str, Task] = {}
-    for name, task in maps.items():
-        held = replace(task.setting, damping_share=DAMPING_SHARE)
-        # The slowest growth that can be told from none is that of the smallest learning rate.
-        slow = 3 if task.x[0] == "learning_rate_share" else 1
-        patient = replace(damped, steps=slow * size.damped_steps)
-        found[name] = task
-        found[f"{name}_damped"] = replace(
-            task, setting=held, criterion=patient, seeds=size.damped_seeds
+        found = resistance_runs.resistance(
+            self.snrs,
+            seeds=self.seeds,
+            network=self.network,
+            update=self.update,
+            criterion=self.criterion,
         )
-    batches, mixing = maps["retain_batch"], maps["mixing"]
-    found["reshuffled"] = replace(batches, setting=replace(batches.setting, reshuffle=True))
-    fewer = replace(mixing, seeds=size.damped_seeds)
+        rows = pd.MultiIndex.from_product([self.snrs, range(self.seeds)], names=["snr", "seed"])
+        columns = {name: column.flatten().numpy() for name, column in vars(found).items()}
+        return rounded(pd.DataFrame(columns, index=rows).reset_index())
+
+
+def published() -> Mapping[str, MapTask | ResistanceTask]:
+    """The stored results' tasks, by name."""
+    return tasks(FULL)
+
+
+def tasks(size: Size, base: Network | None = None) -> dict[str, MapTask | ResistanceTask]:
+    """Every result of the chapter, by name; `base` holds the network's sizes."""
+    base = base or Network()
+    undamped = Criterion(steps=size.steps, linear_runs=size.linear_runs)
+    maps = _undamped_maps(size, Cell(base), undamped)
+    found: dict[str, MapTask | ResistanceTask] = {}
+    for name, task in maps.items():
+        found |= {name: task, f"{name}_damped": _damped(task, size)}
+    batches, fewer = maps["retain_batch"], replace(maps["mixing"], seeds=size.damped_seeds)
+    found["reshuffled"] = replace(batches, cell=batches.cell.varied(reshuffle=True))
     found |= _logistic(fewer) | _multiples(fewer, size)
     found["resistance"] = ResistanceTask(
         _snrs(13)[1],
         size.resistance_seeds,
-        Experiment(
-            n_retain=base.n_retain,
-            n_forget=base.n_forget,
-            dim=base.dim,
-            filters=base.filters,
-            init_scale=base.init_scale,
-            learning_rate_share=0.95,
-        ),
+        base,
+        replace(resistance_runs.UPDATE, learning_rate_share=0.95),
+        resistance_runs.CRITERION,
     )
     return found
 
 
-def _map_axes(size: Size, base: Setting, criterion: Criterion) -> dict[str, MapTask]:
-    """The chapter's four kinds of map, undamped; the last at three SNRs."""
-    snr, mixing = _snrs(size.columns), _mixings(size.rows)
+def _damped(task: MapTask, size: Size) -> MapTask:
+    """The same map with damping, where what counts is growth in the long run."""
+    # The slowest growth that can be told from none is that of the smallest learning rate.
+    slow = 3 if task.x[0] == "learning_rate_share" else 1
+    patient = replace(task.criterion, steps=slow * size.damped_steps, growth=10.0, asymptotic=True)
+    held = task.cell.varied(damping_share=DAMPING_SHARE)
+    return replace(task, cell=held, criterion=patient, seeds=size.damped_seeds)
+
+
+def _undamped_maps(size: Size, base: Cell, criterion: Criterion) -> dict[str, MapTask]:
+    """The chapter's four kinds of map; the last at three SNRs."""
+    n_retain, n_forget = base.network.n_retain, base.network.n_forget
+    batch_rows = _batches(size.rows, n_retain)
+    many = max(size.columns, math.ceil(size.least_cells / len(batch_rows)))
+    mixing = _mixings(size.rows)
     shares = "learning_rate_share", np.linspace(0.1, 1.1, size.columns).round(4).tolist()
-    equal = replace(base, n_forget=base.n_retain)
-
-    def task(setting: Setting, x: tuple[str, list], y: tuple[str, list]) -> MapTask:
-        return MapTask(setting, x, y, criterion, size.seeds)
-
-    calm = replace(base, learning_rate_share=0.25, retain_batch=base.n_retain // 2)
-    brisk = replace(base, mixing=0.02, forget_batch=base.n_forget)
-    batch_rows = _batches(size.rows, base.n_retain)
-    many = _at_least(size, len(batch_rows))
+    task = partial(MapTask, criterion=criterion, seeds=size.seeds)
+    calm = base.varied(learning_rate_share=0.25, retain_batch=n_retain // 2)
+    brisk = base.varied(mixing=0.02, forget_batch=n_forget)
+    equal = base.varied(n_forget=n_retain, snr=2.0, learning_rate_share=0.8, retain_batch=n_retain)
     many_mixings = "mixing", np.geomspace(0.05, 0.8, many).round(4).tolist()
     maps = {
-        "mixing": task(calm, snr, mixing),
+        "mixing": task(calm, _snrs(size.columns), mixing),
         "retain_batch": task(brisk, _snrs(many), ("retain_batch", batch_rows)),
-        "forget_batch": replace(
-            task(
-                replace(equal, snr=2.0, learning_rate_share=0.8, retain_batch=base.n_retain),
-                ("forget_batch", batch_rows),
-                many_mixings,
-            ),
-            own_networks=True,
-        ),
+        "forget_batch": task(equal, ("forget_batch", batch_rows), many_mixings, own_networks=True),
     }
     for level, ratio in (("low", 0.1), ("middle", 0.5), ("high", 2.0)):
-        third = replace(base, snr=ratio, retain_batch=base.n_retain // 3)
+        third = base.varied(snr=ratio, retain_batch=n_retain // 3)
         maps[f"learning_rate_{level}"] = task(third, shares, mixing)
     return maps
 
@@ -214,83 +221,25 @@ def _batches(count: int, largest: int) -> list[int]:
     return sorted({round(b) for b in np.linspace(1, largest, count).tolist()})
 
 
-def _at_least(size: Size, rows: int) -> int:
-    """Columns that give a map of so many rows as many cells as the others have."""
-    return max(size.columns, math.ceil(1000 / rows)) if size is FULL else size.columns
-
-
 def _logistic(mixing: MapTask) -> dict[str, MapTask]:
     """The mixing map after logistic training to different losses; f = 0 is a loss of log 2."""
     criterion = replace(mixing.criterion, displacement=1e-3, forget_loss=math.log(2))
+    cells = {
+        loss: mixing.cell.varied(loss="logistic", training_loss=loss) for loss in TRAINING_LOSSES
+    }
     return {
-        f"logistic_{loss:g}": replace(
-            mixing,
-            setting=replace(mixing.setting, loss="logistic", training_loss=loss),
-            criterion=criterion,
-        )
-        for loss in TRAINING_LOSSES
+        f"logistic_{loss:g}": replace(mixing, cell=cell, criterion=criterion)
+        for loss, cell in cells.items()
     }
 
 
 def _multiples(mixing: MapTask, size: Size) -> dict[str, MapTask]:
     """Coarser mixing maps of other networks, one thing changed at a time."""
-    coarse = replace(
-        mixing,
-        x=_snrs(size.multiples),
-        y=_mixings(size.multiples),
-    )
-    varied: dict[str, dict[str, Any]] = {
-        f"{name}_{value:g}": {name: value}
+    coarse = replace(mixing, x=_snrs(size.multiples), y=_mixings(size.multiples))
+    others = {
+        f"{name}_{value:g}": replace(coarse, cell=mixing.cell.varied(**{name: value}))
         for name, values in MULTIPLES.items()
         for value in values
-        if value != getattr(mixing.setting, name)
-    }
-    others = {
-        name: replace(coarse, setting=replace(mixing.setting, **change))
-        for name, change in varied.items()
+        if value != getattr(mixing.cell.network, name)
     }
     return {"reference": coarse, **others}
-
-
-def results(
-    scale: Scale = "stored", *, base: Setting | None = None, names: Sequence[str] | None = None
-) -> dict[str, store.Result]:
-    """The chapter's tables by name, each with its provenance.
-
-    Args:
-        scale: "stored" reads the published results, and computes live where this installation
-            holds none; "live" computes at `LIVE`; "full" computes and stores those published ones
-            that are missing, damaged or stale.
-        base: the network's sizes, `Setting()` unless given.
-        names: of the results wanted; all unless given.
-
-    Raises:
-        StaleResult, DamagedResult, MissingResult: stored results that are not what this code and
-            these parameters give, so that a page cannot show them.
-    """
-    if scale not in ("stored", "live", "full"):
-        raise ValueError(f"scale must be 'stored', 'live' or 'full', got {scale!r}")
-    if scale == "stored" and not FOLDER.is_dir():
-        warnings.warn("no stored results in this installation: computing live", stacklevel=2)
-        scale = "live"
-    wanted = tasks(LIVE if scale == "live" else FULL, base)
-    wanted = {name: wanted[name] for name in names or wanted}
-    code = store.code_hash(*SOURCES)
-    if scale == "live":
-        return stored_results.compute(wanted, code)
-    if scale == "full":
-        stored_results.bring_up_to_date(wanted, FOLDER, code)
-    return stored_results.read(wanted, FOLDER, code)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Bring the published results up to date: all of them, or those named."""
-    parser = argparse.ArgumentParser(prog="python -m lib.book.heat_maps", description=main.__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *tasks(FULL)], help="default: all")
-    chosen = parser.parse_args(arguments).names
-    for name, result in results("full", names=chosen or None).items():
-        print(f"{name}: {len(result.table)} rows, {result.provenance.stamp}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,20 @@
-"""Results that a chapter reads rather than computes: brought up to date, read, or computed live."""
+"""Results that a chapter reads rather than computes: brought up to date, read, or computed live.
+
+A chapter's task module (`lib.book.heat_maps`, say) says what its tables are, and is all that they
+depend on: their code hash is its, and does not see this machinery. `python -m lib.book.stored`
+recomputes what is missing, damaged or stale, of all chapters or of `[chapter [names …]]`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any, Literal, Protocol
 
 import joblib
 import pandas as pd
@@ -14,6 +23,9 @@ import torch
 from lib import store
 
 RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
+CHAPTERS = ("heat_maps", "benign_overfitting")
+SCALES = ("stored", "live", "full")
+Scale = Literal["stored", "live", "full"]
 
 
 class Task(Protocol):
@@ -28,6 +40,64 @@ class Task(Protocol):
 
     def table(self, device: str | None) -> pd.DataFrame:
         """Compute it."""
+
+
+def code_of(chapter: ModuleType) -> str:
+    """The code hash of a task module's results."""
+    return store.code_hash(Path(str(chapter.__file__)))
+
+
+def folder_of(chapter: ModuleType) -> Path:
+    """Where a task module's results are stored."""
+    return RESULTS / chapter.__name__.rpartition(".")[2]
+
+
+def results(
+    chapter: ModuleType,
+    scale: Scale,
+    published: Mapping[str, Task],
+    live: Mapping[str, Task],
+) -> dict[str, store.Result]:
+    """A chapter's tables by name, each with its provenance.
+
+    Args:
+        chapter: its task module.
+        scale: "stored" reads the published results, and computes live where this installation
+            holds none; "live" computes; "full" computes and stores those published ones that are
+            missing, damaged or stale.
+        published, live: the tasks of either.
+
+    Raises:
+        StaleResult, DamagedResult, MissingResult: stored results that are not what this code and
+            these parameters give, so that a page cannot show them.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale must be 'stored', 'live' or 'full', got {scale!r}")
+    folder, code = folder_of(chapter), code_of(chapter)
+    if scale == "stored" and not folder.is_dir():
+        warnings.warn("no stored results in this installation: computing live", stacklevel=2)
+        scale = "live"
+    if scale == "live":
+        return compute(live, code)
+    if scale == "full":
+        bring_up_to_date(published, folder, code)
+    return read(published, folder, code)
+
+
+def stored_or_live(chapter: ModuleType, name: str, task: Task) -> store.Result:
+    """One result, read where it is stored with the task's parameters, computed where it is not.
+
+    Raises:
+        StaleResult, DamagedResult: what is stored is of other code, or damaged.
+    """
+    code = code_of(chapter)
+    try:
+        found = store.read(folder_of(chapter) / name, code=code)
+    except store.MissingResult:
+        found = None
+    if found is None or found.provenance.parameters != task.parameters():
+        found = compute({name: task}, code)[name]
+    return found
 
 
 def read(tasks: Mapping[str, Task], folder: Path, code: str) -> dict[str, store.Result]:
@@ -76,11 +146,11 @@ def _one(
 ) -> tuple[str, store.Result]:
     torch.set_num_threads(1)  # in a worker process of its own; the same digits for any number
     begin = time.perf_counter()
-    table = _rounded(task.table(device))
+    table = task.table(device)
     seconds, parameters = time.perf_counter() - begin, task.parameters()
     where = torch.cuda.get_device_name() if device else None
     if folder is None:
-        live = store.Provenance(parameters, code, {}, where or "here", seconds, None, "now")
+        live = store.Provenance(parameters, code, {}, where or "here", seconds, None, None)
         return name, store.Result(table, live)
     store.save(
         folder / name, table, parameters=parameters, code=code, seconds=seconds, device=where
@@ -88,9 +158,21 @@ def _one(
     return name, store.read(folder / name)
 
 
-def _rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Five significant digits: the rest is not looked at, and would fill the repository."""
-    numbers = table.select_dtypes("float64")
-    return table.assign(
-        **{str(name): [float(f"{v:.5g}") for v in numbers[name]] for name in numbers}
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Bring stored results up to date: all of them, a chapter's, or those named."""
+    parser = argparse.ArgumentParser(prog="python -m lib.book.stored", description=main.__doc__)
+    parser.add_argument("chapter", nargs="?", choices=CHAPTERS, help="default: all")
+    parser.add_argument("names", nargs="*", help="default: all of the chapter's")
+    given = parser.parse_args(arguments)
+    for name in [given.chapter] if given.chapter else CHAPTERS:
+        chapter = import_module(f"lib.book.{name}")
+        tasks = chapter.published()
+        if unknown := {*given.names} - {*tasks}:
+            parser.error(f"names must be among {', '.join(tasks)}, got {', '.join(unknown)}")
+        wanted = {key: tasks[key] for key in given.names or tasks}
+        for key, result in results(chapter, "full", wanted, {}).items():
+            print(f"{name}/{key}: {len(result.table)} rows, {result.provenance.stamp}")
+
+
+if __name__ == "__main__":
+    main()

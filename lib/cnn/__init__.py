@@ -1,4 +1,9 @@
-"""The two-layer ReLU CNN on signal-plus-noise data, trained exactly in coefficient space."""
+"""The two-layer ReLU CNN on signal-plus-noise data, trained and unlearned exactly.
+
+Rooms: `data`, `network` (plain autograd), `coefficients` (its inner products), `descent`,
+`training` (to the optimum), `memorisation` (what was learned by heart), `updates`,
+`runs` and `unlearning`.
+"""
 
 from lib.cnn.data import SignalNoise, signal_noise
 from lib.cnn.memorisation import (
@@ -14,9 +19,9 @@ from lib.cnn.memorisation import (
     output_parts,
     predicted_memorised_share,
     rank_correlation,
-    single_forgettability,
 )
 from lib.cnn.network import TwoLayerCNN
+from lib.cnn.runs import Until
 from lib.cnn.training import Fit, NotInterpolated, fit, fit_to_interpolation
 from lib.cnn.unlearning import Paths, Trajectory, ascent_descent, linearised
 
@@ -30,6 +35,7 @@ __all__ = [
     "SignalNoise",
     "Trajectory",
     "TwoLayerCNN",
+    "Until",
     "active_noise_ratio",
     "ascent_descent",
     "block_model",
@@ -44,5 +50,4 @@ __all__ = [
     "predicted_memorised_share",
     "rank_correlation",
     "signal_noise",
-    "single_forgettability",
 ]

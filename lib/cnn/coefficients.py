@@ -7,8 +7,11 @@ Gauss–Newton steps thus need the patches' Gram matrix and ⟨w_jr(0), z_a⟩, 
 This is the decomposition of Cao et al. (NeurIPS 2022), used as an algorithm.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -35,7 +38,7 @@ class PatchSpan:
     @classmethod
     def from_datasets(
         cls, datasets: Sequence[SignalNoise], filters: int, init_scale: float, seed: int
-    ) -> "PatchSpan":
+    ) -> PatchSpan:
         """One entry per data set; entry k starts from N(0, init_scale²) weights of seed + k."""
         parts = []
         for offset, data in enumerate(datasets):
@@ -48,88 +51,84 @@ class PatchSpan:
         gram, start, strengths, labels = map(torch.stack, zip(*parts, strict=True))
         return cls(gram, start, strengths, labels, 1.0 / filters)
 
+    @cached_property
+    def readout(self) -> Tensor:
+        """±s, by which the filters' responses enter f, (b, 1, 2m)."""
+        entries, _, filters, _ = self.start.shape
+        signs = torch.ones(2, filters).to(self.start)
+        signs[1] = -1
+        return (self.output_scale * signs).reshape(1, 1, -1).expand(entries, 1, -1)
+
+    def respond(self, coefficients: Tensor) -> Responses:
+        """The networks at C (b, 2, m, p)."""
+        return Responses(self, coefficients)
+
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, entries: slice | Tensor) -> "PatchSpan":
+    def __getitem__(self, entries: slice | Tensor) -> PatchSpan:
         """The chosen entries of the batch, as a batch."""
         return self._map(lambda tensor: tensor[entries])
 
-    def to(self, device: torch.device | str | None) -> "PatchSpan":
+    def to(self, device: torch.device | str | None) -> PatchSpan:
         """The same batch on another device."""
         return self._map(lambda tensor: tensor.to(device))
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "PatchSpan":
-        gram, start, strength, labels = map(
-            change, (self.gram, self.start, self.strength, self.labels)
-        )
-        return PatchSpan(gram, start, strength, labels, self.output_scale)
+    def _map(self, change: Callable[[Tensor], Tensor]) -> PatchSpan:
+        gram, start, strength = map(change, (self.gram, self.start, self.strength))
+        return PatchSpan(gram, start, strength, change(self.labels), self.output_scale)
 
 
-class CoefficientState:
-    """Networks w(0) + Σ_a C_a z_a of a `PatchSpan`, moved in place; C (b, 2, m, p) begins at 0.
+class Responses:
+    """What the networks w(0) + Σ_a C_a z_a of a span answer, at the C last given.
 
-    `outputs` must be called after every move: it refreshes the preactivations and the ReLU pattern
-    that `descend` and `gradient_gram` use.
+    outputs f (b, n);  preactivations ⟨w_jr, z_a⟩ and active, 1 where they are positive, else 0,
+    both (b, 2, m, p). Gradients are those at this C, wherever it has moved since.
     """
 
-    def __init__(self, span: PatchSpan, coefficients: Tensor | None = None):
+    def __init__(self, span: PatchSpan, coefficients: Tensor, start: Tensor | None = None):
         self.span = span
-        self.start = span.start
-        shape = span.start.shape
-        given = torch.zeros_like(span.start) if coefficients is None else coefficients.clone()
-        self.coefficients = given.contiguous()
-        self.preactivations = torch.empty_like(self.coefficients)
-        self.active = torch.empty_like(self.coefficients)
-        signs = torch.ones(shape[1], shape[2]).to(span.start)
-        signs[1] = -1
-        self._readout = (span.output_scale * signs).reshape(1, 1, -1).expand(shape[0], 1, -1)
+        self.preactivations = torch.empty_like(coefficients)
+        self.active = torch.empty_like(coefficients)
+        self.outputs = self._respond(coefficients, span.start if start is None else start)
 
-    def select(self, keep: Tensor) -> None:
-        """Go on with some of the entries (b,) bool only."""
-        self.span = self.span[keep]
-        for name in ("start", "coefficients", "preactivations", "active", "_readout"):
-            setattr(self, name, getattr(self, name)[keep])
+    def renew(self, coefficients: Tensor, start: Tensor | None = None) -> Responses:
+        """The same at another C, and from another `start` than the span's, in the same memory.
 
-    def outputs(self) -> Tensor:
-        """f (b, n) at the present coefficients; one product with the Gram matrix."""
-        flat = (self.coefficients.shape[0], -1, self.coefficients.shape[-1])
-        responses = self.active.view(flat)
-        values = self.preactivations.view(flat)
-        torch.baddbmm(
-            self.start.reshape(flat), self.coefficients.view(flat), self.span.gram, out=values
-        )
+        Fresh memory for two such tensors costs a training step a tenth of its time.
+        """
+        self.outputs = self._respond(coefficients, self.span.start if start is None else start)
+        return self
+
+    def _respond(self, coefficients: Tensor, start: Tensor) -> Tensor:
+        """One product with the Gram matrix, and f (b, n)."""
+        flat = (len(start), -1, start.shape[-1])
+        values, responses = self.preactivations.view(flat), self.active.view(flat)
+        torch.baddbmm(start.reshape(flat), coefficients.view(flat), self.span.gram, out=values)
         torch.clamp(values, min=0, out=responses)
-        per_patch = torch.bmm(self._readout, responses)
-        torch.gt(self.preactivations, 0, out=self.active)
-        signal, noise = per_patch[..., :2], per_patch[..., 2:]
-        return torch.baddbmm(noise, signal, self.span.strength)[:, 0]
+        per_patch = torch.bmm(self.span.readout, responses)
+        torch.gt(values, 0, out=responses)
+        return torch.baddbmm(per_patch[..., 2:], per_patch[..., :2], self.span.strength)[:, 0]
 
-    def descend(self, steps: Tensor) -> None:
-        """Move every weight by −Σ_i steps_i ∇f_i, steps (b, n), in the last `outputs`' pattern."""
-        per_patch = self._to_patches(steps)
+    def descend(self, coefficients: Tensor, steps: Tensor) -> None:
+        """Add to C, in place, a move of every weight by −Σ_i steps_i ∇f_i, steps (b, n)."""
+        signal = torch.bmm(self.span.strength, steps[..., None])[..., 0]
+        per_patch = torch.cat([signal, steps], dim=1)
         signed = torch.stack([-per_patch, per_patch], dim=1)[:, :, None]
-        self.coefficients.addcmul_(self.active, signed, value=self.span.output_scale)
+        coefficients.addcmul_(self.active, signed, value=self.span.output_scale)
 
     def gradient_gram(self) -> Tensor:
-        """⟨∇f_i, ∇f_j⟩ (b, n, n) over all weights, in the last `outputs`' pattern."""
-        pattern = self.active.flatten(1, 2)
+        """⟨∇f_i, ∇f_j⟩ (b, n, n) over all weights."""
+        pattern, strength = self.active.flatten(1, 2), self.span.strength
         shared = self.span.output_scale**2 * self.span.gram * (pattern.mT @ pattern)
-        strength = self.span.strength
         cross = strength.mT @ shared[:, :2, 2:]
         signal = strength.mT @ shared[:, :2, :2] @ strength
         return shared[:, 2:, 2:] + cross + cross.mT + signal
 
     def gradient_products(self, overlaps: Tensor) -> Tensor:
-        """⟨∇f_i, v⟩ (b, n) from ⟨v_jr, z_a⟩ (b, 2, m, p), in the last `outputs`' pattern."""
-        responses = (self.active * overlaps).flatten(1, 2)
-        per_patch = torch.bmm(self._readout, responses)
+        """⟨∇f_i, v⟩ (b, n) from ⟨v_jr, z_a⟩ (b, 2, m, p)."""
+        per_patch = torch.bmm(self.span.readout, (self.active * overlaps).flatten(1, 2))
         return (per_patch[..., 2:] + per_patch[..., :2] @ self.span.strength)[:, 0]
-
-    def _to_patches(self, per_sample: Tensor) -> Tensor:
-        """Σ_i per_sample_i × (how much of patch a sample i holds), (b, p)."""
-        signal = torch.bmm(self.span.strength, per_sample[..., None])[..., 0]
-        return torch.cat([signal, per_sample], dim=1)
 
 
 def distinct_patches(data: SignalNoise) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from lib.checks import check_ratio, require_count
 from lib.randomness import stream
 
 
@@ -96,12 +96,9 @@ def _check(
     n_samples: int, dim: int, snr: float | Sequence[float] | Tensor, energy: float, flip: float
 ) -> Tensor:
     """The signal-to-noise ratio of every sample, (n,), after every argument was found in range."""
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be an integer >= 1, got {n_samples}")
-    if dim < 2:
-        raise ValueError(f"dim must be an integer >= 2, got {dim}")
-    if not (math.isfinite(energy) and energy > 0):
-        raise ValueError(f"energy must be a finite number > 0, got {energy}")
+    require_count("n_samples", n_samples, 1)
+    require_count("dim", dim, 2)
+    check_ratio("energy", energy)
     if not 0 <= flip <= 1:
         raise ValueError(f"flip must be a probability in [0, 1], got {flip}")
     ratios = torch.as_tensor(snr, dtype=torch.float64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.cnn.coefficients import CoefficientState, PatchSpan
+from lib.cnn.coefficients import PatchSpan
 from lib.randomness import stream
 from lib.stability.losses import scalar_loss
 from lib.stability.sampling import draw_counts
@@ -32,19 +32,20 @@ class Descent:
         """Coefficients, final mean losses and steps taken, for one chunk of entries."""
         value, slope, *_ = scalar_loss(self.loss)
         generator = stream("mini-batches", self.seed, part)
-        state, labels = CoefficientState(span), span.labels
+        coefficients, labels = torch.zeros_like(span.start), span.labels
+        at = span.respond(coefficients)
         running = torch.ones_like(labels[:, 0], dtype=torch.bool)
         taken = torch.zeros_like(running, dtype=torch.long)
         for _ in range(self.steps):
-            outputs = state.outputs()
             if self.tolerance > 0:
-                running = ~(value(outputs, labels).mean(1) <= self.tolerance)
+                running = ~(value(at.outputs, labels).mean(1) <= self.tolerance)
                 if not bool(running.any()):
                     break
             weights = (rates * running)[:, None] * self._sample_weights(labels, generator)
-            state.descend(weights * slope(outputs, labels))
+            at.descend(coefficients, weights * slope(at.outputs, labels))
+            at.renew(coefficients)
             taken += running
-        return state.coefficients, value(state.outputs(), labels).mean(1), taken
+        return coefficients, value(at.outputs, labels).mean(1), taken
 
     def _sample_weights(self, labels: Tensor, generator: torch.Generator) -> Tensor | float:
         if self.batch_size == labels.shape[1]:
@@ -84,50 +85,52 @@ NEWTON_STEPS = 200
 
 def interpolate(span: PatchSpan, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """Coefficients, mean losses ½(f−y)² and steps taken, (b, …), at loss ≤ tolerance or stalled."""
-    state = CoefficientState(span)
-    taken = _descend(state, tolerance)
-    losses, newton_steps = _newton(state, tolerance)
-    return state.coefficients, losses, taken + newton_steps
+    coefficients, taken = _settle(span, tolerance)
+    coefficients, losses, newton_steps = _newton(span, coefficients, tolerance)
+    return coefficients, losses, taken + newton_steps
 
 
-def _descend(state: CoefficientState, tolerance: float) -> Tensor:
+def _settle(span: PatchSpan, tolerance: float) -> tuple[Tensor, Tensor]:
     """Full-batch descent at a fraction of the rate n/‖K‖_∞ ≤ n/λ_max(K), K = ⟨∇f_i, ∇f_j⟩."""
-    taken = torch.zeros_like(state.span.labels[:, 0], dtype=torch.long)
+    coefficients = torch.zeros_like(span.start)
+    at = span.respond(coefficients)
+    taken = torch.zeros_like(span.labels[:, 0], dtype=torch.long)
     for step in range(DESCENT_STEPS):
-        residual = state.outputs() - state.span.labels
+        residual = at.outputs - span.labels
         running = ~(_mean_loss(residual) <= tolerance)
         if not bool(running.any()):
             break
         if step % 4 == 0:
-            rates = RATE_FRACTION / state.gradient_gram().abs().sum(2).amax(1)
-        state.descend(residual * (rates * running)[:, None])
+            rates = RATE_FRACTION / at.gradient_gram().abs().sum(2).amax(1)
+        at.descend(coefficients, residual * (rates * running)[:, None])
+        at.renew(coefficients)
         taken += running
-    return taken
+    return coefficients, taken
 
 
-def _newton(state: CoefficientState, tolerance: float) -> tuple[Tensor, Tensor]:
+def _newton(
+    span: PatchSpan, coefficients: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Levenberg–Marquardt: step −∇fᵀ(K + κI)⁻¹(f − y), κ falling with success, rising without."""
-    labels = state.span.labels
-    residual = state.outputs() - labels
-    losses, taken = _mean_loss(residual), torch.zeros_like(labels[:, 0], dtype=torch.long)
+    at = span.respond(coefficients)
+    losses = _mean_loss(at.outputs - span.labels)
+    taken = torch.zeros_like(losses, dtype=torch.long)
     damping = torch.full_like(losses, 1e-3)
-    floor = torch.finfo(labels.dtype).eps
+    floor = torch.finfo(losses.dtype).eps
     for _ in range(NEWTON_STEPS):
         running = ~(losses <= tolerance)
         if not bool(running.any()):
             break
-        gram, before = state.gradient_gram(), state.coefficients.clone()
-        solution = _solve_damped(gram, residual, damping)
-        state.descend(solution * running[:, None])
-        trial = state.outputs() - labels
-        better = _mean_loss(trial) < losses
+        solution = _solve_damped(at.gradient_gram(), at.outputs - span.labels, damping)
+        trial = coefficients.clone()
+        at.descend(trial, solution * running[:, None])
+        better = _mean_loss(span.respond(trial).outputs - span.labels) < losses
         kept = better | ~running
-        state.coefficients.copy_(torch.where(kept[:, None, None, None], state.coefficients, before))
+        coefficients = torch.where(kept[:, None, None, None], trial, coefficients)
         damping = torch.where(better, (damping * 0.1).clamp(min=floor), damping * 10)
         taken += running & better
-        residual = state.outputs() - labels
-        losses = _mean_loss(residual)
-    return losses, taken
+        losses = _mean_loss(at.renew(coefficients).outputs - span.labels)
+    return coefficients, losses, taken
 
 
 def _solve_damped(gram: Tensor, residual: Tensor, damping: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lib.cnn.coefficients import CoefficientState
 from lib.cnn.data import SignalNoise
 from lib.cnn.network import TwoLayerCNN
 from lib.cnn.training import Fit, fit, fit_to_interpolation
@@ -18,12 +17,11 @@ from lib.cnn.training import Fit, fit, fit_to_interpolation
 
 def output_parts(trained: Fit) -> tuple[Tensor, Tensor]:
     """What the signal and the noise patch add to every training margin y·f, each (b, n)."""
-    state = CoefficientState(trained.span, trained.coefficients)
-    outputs = state.outputs()
-    per_patch = state.preactivations.relu().mean(2)
+    at = trained.responses()
+    per_patch = at.preactivations.relu().mean(2)
     noise = per_patch[:, 0, 2:] - per_patch[:, 1, 2:]
     labels = trained.span.labels
-    return labels * (outputs - noise), labels * noise
+    return labels * (at.outputs - noise), labels * noise
 
 
 def memorised_share(trained: Fit) -> Tensor:
@@ -49,9 +47,7 @@ def noise_mass(trained: Fit) -> Tensor:
 
 def active_noise_ratio(trained: Fit) -> Tensor:
     """a = filters active on a noise patch over filters active on a signal patch, means, (b,)."""
-    state = CoefficientState(trained.span, trained.coefficients)
-    state.outputs()
-    active = state.active.sum((1, 2))
+    active = trained.responses().active.sum((1, 2))
     used = (trained.span.strength > 0).sum(2)
     on_signal = (active[:, :2] * used).sum(1) / used.sum(1)
     return active[:, 2:].mean(1) / on_signal
@@ -79,18 +75,6 @@ def block_model(
     retain, forget = (1 + (_larger_class(n) - 1) * c for n in (n_retain, n_forget))
     within = [(1 + (n / 2 - 1) * c**2) / n for n in (n_retain, n_forget)]
     return BlockModel(retain, forget, c**2 / 2 / (within[0] * within[1]).sqrt())
-
-
-def single_forgettability(coherence_matrix: Tensor) -> Tensor:
-    """α_j = χ_j/(1 + χ_j), χ_j = mean_{i≠j} S_ij² / S_jj², sample j alone to be forgotten; (n,).
-
-    Above this mixing, ascent on j and descent on all others diverge at every learning rate; small
-    means forgettable. `lib.stability.forgettability` at each one-sample forget set.
-    """
-    squares = coherence_matrix.square()
-    own = squares.diagonal()
-    others = (squares.sum(0) - own) / (len(own) - 1)
-    return others / (others + own)
 
 
 @dataclass(frozen=True)

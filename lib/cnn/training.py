@@ -1,7 +1,7 @@
 """Training to the optimum, where the linear theory starts.
 
 `fit` and `fit_to_interpolation` train many signal-plus-noise CNNs exactly, as one batch, on their
-coefficients; `interpolate` trains any module.
+coefficients.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.cnn import descent as gauss_newton
-from lib.cnn.coefficients import CoefficientState, PatchSpan, distinct_patches
+from lib.checks import check_ratio, require_batch, require_count
+from lib.cnn.coefficients import PatchSpan, Responses, distinct_patches
 from lib.cnn.data import SignalNoise
-from lib.cnn.descent import Descent, chunks, per_entry
+from lib.cnn.descent import Descent, chunks, interpolate, per_entry
 from lib.cnn.network import gaussian_weights
 from lib.stability.losses import scalar_loss
+
+Trained = tuple[Tensor, Tensor, Tensor]  # coefficients, losses, steps taken
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,12 @@ class Fit:
         squared_norms = self.span.gram.diagonal(dim1=1, dim2=2)[:, None, None, 2:]
         return self.coefficients[..., 2:] * squared_norms
 
-    def initial_weights(self) -> Tensor:
-        """w(0) (b, 2, m, d), drawn again from the seed; ValueError unless all d agree."""
-        return self.stack(self.initial_weights_of)
-
     def weights(self) -> Tensor:
         """The trained w (b, 2, m, d); ValueError unless all d agree."""
         return self.stack(self.weights_of)
 
     def initial_weights_of(self, entry: int) -> Tensor:
-        """w(0) of one entry, (2, m, d)."""
+        """w(0) of one entry, (2, m, d), drawn again from its seed."""
         filters, dim = self.coefficients.shape[2], self.datasets[entry].dim
         drawn = gaussian_weights(filters, dim, self.init_scale, self.starts[entry])
         return drawn.to(self.coefficients)
@@ -91,15 +89,19 @@ class Fit:
             raise ValueError(f"datasets must share one dim to stack their weights, got {dims}")
         return torch.stack([weights_of(entry) for entry in range(len(self.datasets))])
 
+    def responses(self) -> Responses:
+        """What the trained networks answer on the training samples."""
+        return self.span.respond(self.coefficients)
+
     def outputs(self) -> Tensor:
         """f on the training samples, (b, n)."""
-        return CoefficientState(self.span, self.coefficients).outputs()
+        return self.responses().outputs
 
     def curvature_gram(self) -> Tensor:
         """√(ℓ''_i ℓ''_j) ⟨∇f_i, ∇f_j⟩ (b, n, n), ready for `Curvature.from_gram`."""
-        state = CoefficientState(self.span, self.coefficients)
-        root = scalar_loss(self.loss).curvature(state.outputs(), self.span.labels).sqrt()
-        return root[:, :, None] * state.gradient_gram() * root[:, None, :]
+        at = self.responses()
+        root = scalar_loss(self.loss).curvature(at.outputs, self.span.labels).sqrt()
+        return root[:, :, None] * at.gradient_gram() * root[:, None, :]
 
 
 def fit(
@@ -124,18 +126,18 @@ def fit(
     Entry k starts from N(0, init_scale²) weights drawn with seed + k.
     A run that overflows ends with loss ∞ and a RuntimeWarning naming its entry.
     """
-    if steps < 0:
-        raise ValueError(f"steps must be an integer >= 0, got {steps}")
-    span = _prepare(datasets, filters, init_scale, seed, device)
-    n = span.labels.shape[1]
-    if batch_size is not None and not 1 <= batch_size <= n:
-        raise ValueError(f"batch_size must be in [1, {n}], got {batch_size}")
-    rates = per_entry("learning_rate", learning_rate, span.labels)
-    descent = Descent(loss, steps, tolerance, batch_size or n, seed)
-    parts = [descent.run(span[part], rates[part], part.start) for part in chunks(span)]
-    coefficients, losses, taken = (torch.cat(column) for column in zip(*parts, strict=True))
-    _warn_of_overflow(losses)
-    return _fit(datasets, span, (coefficients, losses, taken), loss, init_scale, seed)
+    require_count("steps", steps, 0)
+
+    def descend(span: PatchSpan, part: slice) -> Trained:
+        n = span.labels.shape[1]
+        size = n if batch_size is None else batch_size
+        require_batch("batch_size", size, n)
+        rates = per_entry("learning_rate", learning_rate, span.labels)
+        return Descent(loss, steps, tolerance, size, seed).run(span[part], rates[part], part.start)
+
+    trained = _train(datasets, descend, loss, filters, init_scale, seed, device)
+    _warn_of_overflow(trained.losses)
+    return trained
 
 
 def fit_to_interpolation(
@@ -156,24 +158,14 @@ def fit_to_interpolation(
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance must be > 0, got {tolerance}")
-    span = _prepare(datasets, filters, init_scale, seed, device)
-    parts = [gauss_newton.interpolate(span[part], tolerance) for part in chunks(span)]
-    coefficients, losses, taken = (torch.cat(column) for column in zip(*parts, strict=True))
-    if not bool((losses <= tolerance).all()):
-        raise NotInterpolated(losses, tolerance)
-    return _fit(datasets, span, (coefficients, losses, taken), "squared", init_scale, seed)
 
+    def solve(span: PatchSpan, part: slice) -> Trained:
+        return interpolate(span[part], tolerance)
 
-def _fit(
-    datasets: Sequence[SignalNoise],
-    span: PatchSpan,
-    trained: tuple[Tensor, Tensor, Tensor],
-    loss: str,
-    init_scale: float,
-    seed: int,
-) -> Fit:
-    starts = tuple(range(seed, seed + len(datasets)))
-    return Fit(tuple(datasets), span, *trained, loss, init_scale, starts)
+    trained = _train(datasets, solve, "squared", filters, init_scale, seed, device)
+    if not bool((trained.losses <= tolerance).all()):
+        raise NotInterpolated(trained.losses, tolerance)
+    return trained
 
 
 class NotInterpolated(RuntimeError):
@@ -185,21 +177,26 @@ class NotInterpolated(RuntimeError):
         super().__init__(f"mean loss still above {tolerance:g} in entries {missed}")
 
 
-def _prepare(
+def _train(
     datasets: Sequence[SignalNoise],
+    run: Callable[[PatchSpan, slice], Trained],
+    loss: str,
     filters: int,
     init_scale: float,
     seed: int,
     device: torch.device | str | None,
-) -> PatchSpan:
+) -> Fit:
+    """All entries, from their starts by `run`, chunk by chunk."""
     sizes = sorted({data.n_samples for data in datasets})
     if len(sizes) != 1:
         raise ValueError(f"datasets must be one or more with equal n_samples, got sizes {sizes}")
-    if filters < 1:
-        raise ValueError(f"filters must be an integer >= 1, got {filters}")
-    if not 0 < init_scale < float("inf"):
-        raise ValueError(f"init_scale must be a finite number > 0, got {init_scale}")
-    return PatchSpan.from_datasets(datasets, filters, init_scale, seed).to(device)
+    require_count("filters", filters, 1)
+    check_ratio("init_scale", init_scale)
+    span = PatchSpan.from_datasets(datasets, filters, init_scale, seed).to(device)
+    parts = zip(*(run(span, part) for part in chunks(span)), strict=True)
+    coefficients, losses, taken = map(torch.cat, parts)
+    starts = tuple(range(seed, seed + len(datasets)))
+    return Fit(tuple(datasets), span, coefficients, losses, taken, loss, init_scale, starts)
 
 
 def _warn_of_overflow(losses: Tensor) -> None:

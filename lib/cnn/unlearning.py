@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checks import require_count
+from lib.checks import check_ratio, require_count
 from lib.cnn.coefficients import distinct_patches
 from lib.cnn.descent import chunks
 from lib.cnn.network import gaussian_weights
-from lib.cnn.runs import LinearRun, Run, Update
+from lib.cnn.runs import (
+    Displaced,
+    LinearMotion,
+    Motion,
+    NetworkMotion,
+    Until,
+    follow,
+)
 from lib.cnn.training import Fit
+from lib.cnn.updates import UpdateColumns
 from lib.randomness import seed_sequence, stream
 from lib.stability.algorithm import AscentDescent
+from lib.stability.losses import scalar_loss
+
+UNTIL_THE_LAST_STEP = Until()
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,6 @@ class Trajectory(Paths):
     displacement_left: Tensor
     start: Start
 
-    def initial_weights(self) -> Tensor:
-        """w_0 = w* + displacement, (b, 2, m, d); ValueError unless all d agree."""
-        return self.start.fit.weights() + self.start.displacements()
-
     def weights(self) -> Tensor:
         """The weights after the last update, (b, 2, m, d); ValueError unless all d agree."""
         return self.start.fit.stack(self.weights_of)
@@ -70,6 +77,9 @@ class Start:
     displacement: float
     seed: int
 
+    def __post_init__(self) -> None:
+        check_ratio("displacement", self.displacement)
+
     def displacement_of(self, entry: int) -> Tensor:
         """δ_0 of one entry, (2, m, d), drawn again from the seed."""
         fit = self.fit
@@ -77,10 +87,6 @@ class Start:
         generator = np.random.default_rng(seed_sequence("displacement", self.seed, entry))
         direction = torch.from_numpy(generator.standard_normal(shape))
         return (self._lengths[entry] / direction.norm() * direction).to(fit.coefficients)
-
-    def displacements(self) -> Tensor:
-        """δ_0 of all entries, (b, 2, m, d)."""
-        return self.fit.stack(self.displacement_of)
 
     def overlaps(self) -> tuple[Tensor, Tensor]:
         """⟨δ_0, patches⟩ (b, 2, m, n + 2) and ‖δ_0‖² (b,)."""
@@ -112,27 +118,24 @@ def ascent_descent(
     steps: int,
     displacement: float = 1e-6,
     seed: int = 0,
-    stop_forget_loss: float | Tensor = float("inf"),
-    stop_distance: float = 0.0,
+    until: Until = UNTIL_THE_LAST_STEP,
     reshuffle: bool = False,
 ) -> Trajectory:
     """w ← w − η[(1−α)/B_r Σ_R ∇ℓ_i − α/B_f Σ_F ∇ℓ_j + λ(w − w*)] from w* + δ_0, one batch of runs.
 
     The nonlinear run on the network itself (no linearisation), with the loss it was trained with.
     forget (n,) or (b, n) bool; algorithm and learning_rate η one for all or one per entry. δ_0 is
-    isotropic over all weights, of length displacement·‖w*‖ (`Start`). An entry stops once its mean
-    forget loss is at least `stop_forget_loss`, one number or one per entry, or ‖w − w*‖ at most
-    stop_distance·‖δ_0‖. Batches are independent between entries, and between steps unless
-    `reshuffle` asks for those of data loaders, which go through each set in a fresh random order
-    per epoch and drop an incomplete last batch.
+    isotropic over all weights, of length displacement·‖w*‖ (`Start`). Batches are independent
+    between entries, and between steps unless `reshuffle` asks for those of data loaders, which go
+    through each set in a fresh random order per epoch and drop an incomplete last batch.
     Raises ValueError for a batch larger than its set, or `reshuffle` with another sampling scheme.
     Source: the paper's update.
     """
-    start = Start(fit, _checked(displacement), seed)
-    options = _Options(steps, stop_forget_loss, stop_distance, reshuffle)
-    path, steps_taken, moves, left = _follow(Run, start, forget, algorithm, learning_rate, options)
-    distance, forget_loss, retain_loss = path.unbind(1)
-    return Trajectory(distance, forget_loss, retain_loss, steps_taken, moves, left, start)
+    start = Start(fit, displacement, seed)
+    labels = fit.span.labels
+    updates = UpdateColumns.of(algorithm, learning_rate, forget, labels, reshuffle=reshuffle)
+    paths, moves, left = _follow(NetworkMotion.of, start, updates, steps, until)
+    return Trajectory(**vars(paths), moves=moves, displacement_left=left, start=start)
 
 
 def linearised(
@@ -144,8 +147,7 @@ def linearised(
     steps: int,
     displacement: float = 1e-6,
     seed: int = 0,
-    stop_forget_loss: float | Tensor = float("inf"),
-    stop_distance: float = 0.0,
+    until: Until = UNTIL_THE_LAST_STEP,
     reshuffle: bool = False,
     drift: bool = True,
 ) -> Paths:
@@ -156,72 +158,44 @@ def linearised(
     gradients vanish at w* this is δ ← (I − ηÂ)δ of `lib.stability`, else the affine recursion.
     Without `drift` what gradients are left at w* is dropped, and it is always the former.
     """
-    start = Start(fit, _checked(displacement), seed)
-    options = _Options(steps, stop_forget_loss, stop_distance, reshuffle)
-    kind = LinearRun if drift else partial(LinearRun, drift=False)
-    path, taken, *_ = _follow(kind, start, forget, algorithm, learning_rate, options)
-    distance, forget_loss, retain_loss = path.unbind(1)
-    return Paths(distance, forget_loss, retain_loss, taken)
-
-
-@dataclass(frozen=True)
-class _Options:
-    """When the runs of a call stop, and how their batches are drawn."""
-
-    steps: int
-    stop_forget_loss: float | Tensor
-    stop_distance: float
-    reshuffle: bool
+    start = Start(fit, displacement, seed)
+    labels = fit.span.labels
+    updates = UpdateColumns.of(algorithm, learning_rate, forget, labels, reshuffle=reshuffle)
+    kind = partial(LinearMotion.of, drift=drift)
+    return _follow(kind, start, updates, steps, until)[0]
 
 
 def _follow(
-    kind: Callable[..., Run],
+    kind: Callable[[Displaced], Motion],
     start: Start,
-    forget: Tensor,
-    algorithm: AscentDescent | Sequence[AscentDescent],
-    learning_rate: float | Sequence[float] | Tensor,
-    options: _Options,
-) -> list[Tensor]:
-    """Path (steps+1, 3, b), steps taken, moves and what is left of δ_0, chunk by chunk."""
-    fit, labels, steps = start.fit, start.fit.span.labels, options.steps
+    updates: UpdateColumns,
+    steps: int,
+    until: Until,
+) -> tuple[Paths, Tensor, Tensor]:
+    """Paths, moves and what is left of δ_0, chunk by chunk."""
     require_count("steps", steps, 0)
-    update = Update.of(algorithm, learning_rate, _forget_mask(forget, labels), labels)
-    if options.reshuffle and set(update.sampling) != {"without_replacement"}:
-        raise ValueError(
-            "algorithm.sampling must be 'without_replacement' where reshuffle is True, "
-            f"got {sorted(set(update.sampling))}"
-        )
-    overlaps, squares = start.overlaps()
-    stop = torch.as_tensor(options.stop_forget_loss).to(labels).expand(len(labels))
+    fit, (overlaps, squares) = start.fit, start.overlaps()
+    limits = torch.as_tensor(until.forget_loss).expand(len(squares))
     runs = []
     for part in chunks(fit.span):
-        run = kind(fit.span[part], fit.coefficients[part], overlaps[part], squares[part], fit.loss)
+        at = Displaced(
+            fit.span[part],
+            fit.coefficients[part],
+            overlaps[part],
+            squares[part],
+            scalar_loss(fit.loss),
+        )
         generator = stream("unlearning batches", start.seed, part.start)
-        batches = update[part].batches(generator, reshuffle=options.reshuffle)
-        runs.append(run.follow(update[part], batches, steps, stop[part], options.stop_distance))
-    path = torch.cat([part[0] for part in runs], dim=2)
-    return [path, *(torch.cat([part[k] for part in runs]) for k in (1, 2, 3))]
+        batches = updates[part].batches(generator)
+        own = replace(until, forget_loss=limits[part])
+        runs.append(follow(at, kind(at), updates[part], batches, steps, own))
+    paths, taken, moves, left = zip(*runs, strict=True)
+    distance, forget_loss, retain_loss = torch.cat(paths, dim=2).unbind(1)
+    found = Paths(distance, forget_loss, retain_loss, torch.cat(taken))
+    return found, torch.cat(moves), torch.cat(left)
 
 
 @lru_cache(maxsize=4096)
 def _square_of_start(filters: int, dim: int, init_scale: float, seed: int) -> float:
     """‖w(0)‖²; kept, because many runs start from one network."""
     return float(gaussian_weights(filters, dim, init_scale, seed).square().sum())
-
-
-def _checked(displacement: float) -> float:
-    if not 0 < displacement < float("inf"):
-        raise ValueError(f"displacement must be a finite number > 0, got {displacement}")
-    return displacement
-
-
-def _forget_mask(forget: Tensor, labels: Tensor) -> Tensor:
-    if forget.dtype != torch.bool or forget.shape not in (labels.shape, labels.shape[1:]):
-        raise ValueError(
-            f"forget must be bool of shape {(*labels.shape[1:],)} or {(*labels.shape,)}, "
-            f"got {forget.dtype} {(*forget.shape,)}"
-        )
-    mask = forget.to(labels.device).expand(labels.shape)
-    if not bool((mask.any(1) & ~mask.all(1)).all()):
-        raise ValueError("forget must leave both sets non-empty, got all True or all False")
-    return mask

@@ -1,4 +1,9 @@
-"""What the chapters measure: escapes, heat maps, resistance, benign overfitting."""
+"""What the chapters measure, on laws in closed form and on real networks.
+
+Rooms: `escape` and `hessian_tests` (sampled runs against three frontiers), `settings` (networks,
+updates, criteria), `predictions`, `heat_maps` and `summary` (the CNN's maps), `resistance_runs`
+(how long it resists), `benign_overfitting` (a published map).
+"""
 
 from lib.experiments.benign_overfitting import (
     BenignSetting,
@@ -24,34 +29,33 @@ from lib.experiments.hessian_tests import (
     sister_setting,
     smallest_stable_group,
     stable_group_row,
-    threshold_exponent,
     threshold_order,
 )
 from lib.experiments.resistance_runs import (
-    Experiment,
     PerSample,
     Resistance,
     curvatures,
     per_sample,
     resistance,
-    steps_to_amplify,
+    steepest_mean_steps,
 )
-from lib.experiments.settings import Criterion, Setting, trained_networks
+from lib.experiments.settings import Cell, Criterion, Network, Update, trained_networks
 from lib.experiments.summary import MapGrid, disagreements, frontier, missed_cells
 
 __all__ = [
     "BenignSetting",
+    "Cell",
     "Criterion",
     "ErrorMap",
     "Escape",
     "EscapeMap",
-    "Experiment",
     "HessianTest",
     "MapGrid",
+    "Network",
     "PerSample",
     "Resistance",
-    "Setting",
     "SharedAxis",
+    "Update",
     "contour",
     "count_escapes",
     "curvatures",
@@ -70,9 +74,8 @@ __all__ = [
     "sister_setting",
     "smallest_stable_group",
     "stable_group_row",
-    "steps_to_amplify",
+    "steepest_mean_steps",
     "test_error_map",
-    "threshold_exponent",
     "threshold_order",
     "trained_networks",
 ]

@@ -26,7 +26,8 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import linregress
 from torch import Generator, Tensor
 
-from lib.cnn.coefficients import CoefficientState, PatchSpan
+from lib.checks import require_count
+from lib.cnn.coefficients import PatchSpan
 from lib.cnn.descent import Descent
 from lib.randomness import seed_sequence, stream
 
@@ -104,8 +105,7 @@ def error_map(
         raise ValueError(f"signal_norms must be a list of finite numbers >= 0, got {signal_norms}")
     if min(sizes, default=setting.smallest_dim) < setting.smallest_dim:
         raise ValueError(f"dims must be >= {setting.smallest_dim}, got {min(sizes)}")
-    if repeats < 1:
-        raise ValueError(f"repeats must be an integer >= 1, got {repeats}")
+    require_count("repeats", repeats, 1)
     rows = [_row(norms.repeat(repeats), dim, setting, seed) for dim in sizes]
     errors, losses = (torch.stack(column) for column in zip(*rows, strict=True))
     shape = (len(sizes), repeats, len(norms))
@@ -235,9 +235,7 @@ def error_rates(
 
 def _trained_filters(runs: Runs, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Output on the patches ±μ alone (b, 2), biases (b, k) and a root of WWᵀ (b, k, k)."""
-    state = CoefficientState(runs.span, coefficients)
-    state.outputs()
-    responses = state.preactivations[..., :2].relu().sum(2)
+    responses = runs.span.respond(coefficients).preactivations[..., :2].relu().sum(2)
     signal = runs.span.output_scale * (responses[:, 0] - responses[:, 1])
     moves = coefficients.flatten(1, 2)
     cross = (runs.span.start.flatten(1, 2) - runs.bias[:, :, None]) @ moves.mT

@@ -71,17 +71,6 @@ def count_escapes(tests: Sequence[HessianTest], criterion: Escape, *, seed: int)
     return np.array([_escapes(test, criterion, seed) for test, seed in pairs])
 
 
-def squared_norms(
-    test: HessianTest, retain_counts: np.ndarray, forget_counts: np.ndarray
-) -> np.ndarray:
-    """‖δ_k‖²/‖δ_0‖², k = 0 … K, of runs with given counts; (K, runs, q) → (K+1, runs)."""
-    X = axis_multipliers(
-        test.family, test.algorithm, test.learning_rate, retain_counts, forget_counts
-    )
-    start = np.ones((1, *X.shape[1:]))
-    return np.concatenate([start, np.cumprod(X, axis=0) ** 2]).mean(axis=2)
-
-
 def escapes_allowed(runs: int, threshold: float, *, level: float = 1e-3) -> int:
     """Most escapes that so many independent mean-square-stable runs show, but with chance `level`.
 

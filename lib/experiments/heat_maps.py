@@ -1,6 +1,6 @@
 """Heat maps of CNN unlearning: real networks beside what their Gram matrix at w* predicts.
 
-A map varies two of a `Setting`'s values. Every cell has one network per seed, trained and then
+A map varies two fields of a `Cell`. Every cell has one network per seed, trained and then
 unlearned by ascent–descent; the predictions see that network's curvature Gram matrix and no more.
 """
 
@@ -21,13 +21,19 @@ from lib.cnn.data import SignalNoise
 from lib.cnn.network import TwoLayerCNN
 from lib.cnn.unlearning import Trajectory, ascent_descent, linearised
 from lib.experiments.predictions import follow, mean, mean_square_along, typical
-from lib.experiments.settings import CellUpdate, Criterion, Networks, Setting, trained_networks
+from lib.experiments.settings import (
+    Cell,
+    Criterion,
+    Networks,
+    TrainedCell,
+    trained_networks,
+)
 
-_NONE = (math.nan,) * 3
+_NOT_FORGOTTEN = dict.fromkeys(("retain_accuracy", "forget_accuracy", "test_accuracy"), math.nan)
 
 
 def heat_map(
-    setting: Setting,
+    cell: Cell,
     x: tuple[str, Sequence[Any]],
     y: tuple[str, Sequence[Any]],
     *,
@@ -47,8 +53,8 @@ def heat_map(
     elsewhere: retain_loss and retain_, forget_ and test_accuracy.
 
     Args:
-        setting: what stays fixed.
-        x, y: name of a field of `setting` and its values. Along y the mean-square growth must be
+        cell: network and update, of which all else stays fixed.
+        x, y: name of a field of either and its values. Along y the mean-square growth must be
             convex or monotone, as it is in mixing, learning rate and either batch size.
         criterion: the horizon and the events.
         seeds: of data, start, displacement and batches; one network per cell and seed.
@@ -58,40 +64,41 @@ def heat_map(
         ValueError: for values that a network, the update or the criterion rejects.
         NotInterpolated: where training stalls.
     """
-    grid = [replace(setting, **{x[0]: a, y[0]: b}) for a, b in product(x[1], y[1])]
-    cells = [cell for cell in grid for _ in seeds]
-    networks = trained_networks(cells, list(seeds) * len(grid), device)
-    updates = [CellUpdate.of(*pair) for pair in zip(cells, networks.curvatures, strict=True)]
+    places = [{x[0]: a, y[0]: b, "seed": s} for a, b, s in product(x[1], y[1], seeds)]
+    grid = [cell.varied(**{x[0]: a, y[0]: b}) for a, b, _ in product(x[1], y[1], seeds)]
+    networks = trained_networks(
+        [one.network for one in grid], [place["seed"] for place in places], device
+    )
+    cells = [TrainedCell(*pair) for pair in zip(grid, networks.curvatures, strict=True)]
     shape = len(x[1]), len(y[1]), len(seeds)
     columns = {
-        "mean": [mean(update, criterion) for update in updates],
-        "mean_square": mean_square_along(updates, shape, criterion),
-        **_sampled_columns(networks, updates, criterion, seeds[0]),
+        "mean": [mean(at, criterion) for at in cells],
+        "mean_square": mean_square_along(cells, shape, criterion),
+        **_sampled_columns(networks, cells, criterion, seeds[0]),
     }
-    axes = {name: [getattr(cell, name) for cell in cells] for name in (x[0], y[0])}
-    return pd.DataFrame({**axes, "seed": list(seeds) * len(grid), **columns})
+    return pd.DataFrame(places).assign(**columns)
 
 
 def _sampled_columns(
-    networks: Networks, updates: list[CellUpdate], criterion: Criterion, seed: int
+    networks: Networks, cells: list[TrainedCell], criterion: Criterion, seed: int
 ) -> dict[str, np.ndarray]:
     """Predicted and measured by runs, in the order of the cells."""
     # Runs that take equally long to decide stand together, as a chunk lasts as long as its last.
-    hurry = [abs(mean(update, replace(criterion, asymptotic=True))) for update in updates]
+    hurry = [abs(mean(at, replace(criterion, asymptotic=True))) for at in cells]
     order = np.argsort(hurry, kind="stable")
-    networks, updates = networks[order], [updates[k] for k in order]
+    networks, cells = networks[order], [cells[k] for k in order]
     columns = {
-        **typical(networks.fit, updates, criterion, seed),
-        **_measured_columns(networks, updates, criterion, seed),
+        **typical(networks.fit, cells, criterion, seed),
+        **_measured_columns(networks, cells, criterion, seed),
     }
     return {name: column[np.argsort(order)] for name, column in columns.items()}
 
 
 def _measured_columns(
-    networks: Networks, updates: list[CellUpdate], criterion: Criterion, seed: int
+    networks: Networks, cells: list[TrainedCell], criterion: Criterion, seed: int
 ) -> dict[str, Any]:
-    common = networks.fit, updates, criterion, seed, criterion.forget_loss
-    reshuffle = updates[0].setting.reshuffle
+    common = networks.fit, cells, criterion, seed, criterion.forget_loss
+    reshuffle = cells[0].cell.update.reshuffle
     path = follow(ascent_descent, *common, reshuffle=reshuffle)
     twin = follow(linearised, *common, reshuffle=reshuffle)
     forget_step = _first(path.forget_loss >= criterion.forget_loss)
@@ -104,13 +111,13 @@ def _measured_columns(
         "last": path.distance[-1].log10(),
         "retain_loss": torch.where(forget_step.isfinite(), path.retain_loss[-1], math.nan),
     }
-    rows = [
-        _accuracies(path, k, fresh, updates[k].setting.forget) if math.isfinite(step) else _NONE
-        for k, (step, fresh) in enumerate(zip(forget_step.tolist(), networks.fresh, strict=True))
+    forget = cells[0].cell.network.forget
+    accuracies = [
+        _accuracies(path, k, networks.fresh[k], forget) if math.isfinite(step) else _NOT_FORGOTTEN
+        for k, step in enumerate(forget_step.tolist())
     ]
-    names = ("retain_accuracy", "forget_accuracy", "test_accuracy")
-    accuracies = dict(zip(names, np.array(rows).T, strict=True))
-    return {**{name: column.numpy() for name, column in columns.items()}, **accuracies}
+    shares = {name: np.array([row[name] for row in accuracies]) for name in _NOT_FORGOTTEN}
+    return {name: column.numpy() for name, column in columns.items()} | shares
 
 
 def _first(reached: Tensor) -> Tensor:
@@ -120,9 +127,10 @@ def _first(reached: Tensor) -> Tensor:
 
 def _accuracies(
     path: Trajectory, entry: int, fresh: SignalNoise, forget: Tensor
-) -> tuple[float, float, float]:
+) -> dict[str, float]:
     """Shares that the last weights get right: of the retain set, the forget set, fresh samples."""
     data, network = path.start.fit.datasets[entry], TwoLayerCNN(path.weights_of(entry))
     with torch.no_grad():
         right, test = ((network(part.patches) * part.labels > 0).double() for part in (data, fresh))
-    return float(right[~forget].mean()), float(right[forget].mean()), float(test.mean())
+    parts = {"retain": right[~forget], "forget": right[forget], "test": test}
+    return {f"{name}_accuracy": float(part.mean()) for name, part in parts.items()}

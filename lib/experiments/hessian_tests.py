@@ -95,7 +95,7 @@ class EscapeMap:
     x_name, x and y_name, y: what varies along columns and rows, as named in `SharedAxis`.
     escaped: number of runs, of criterion.runs, that escaped.
     mean, mean_square, typical: `Exponents` of each cell, positive where escape is predicted.
-    at_threshold: `threshold_exponent` of each cell, likewise.
+    at_threshold: growth of the moment of order `threshold_order` of each cell, likewise.
     """
 
     x_name: str
@@ -180,9 +180,10 @@ def escape_map(
         np.asarray(y[1]),
         criterion,
         count_escapes(tests, criterion, seed=seed).reshape(shape),
-        mean=np.array([e.mean for e in top]).reshape(shape),
-        mean_square=np.array([e.mean_square for e in top]).reshape(shape),
-        typical=np.array([e.typical for e in top]).reshape(shape),
+        **{
+            name: np.array([getattr(e, name) for e in top]).reshape(shape)
+            for name in ("mean", "mean_square", "typical")
+        },
         at_threshold=np.array(finite).reshape(shape),
     )
 
@@ -218,12 +219,6 @@ def threshold_order(test: HessianTest, threshold: float) -> float:
     Source: this book's Hessian tests chapter.
     """
     return 2 * math.log(2) / math.log(len(test.family.retain_group) * threshold)
-
-
-def threshold_exponent(test: HessianTest, threshold: float) -> float:
-    """Growth of the moment of order `threshold_order`, `moment_exponent`."""
-    laws = axis_laws(test.family, test.algorithm, test.learning_rate)
-    return moment_exponent(laws, threshold_order(test, threshold))
 
 
 def sister_setting(learning_rate: float, n: int = 100) -> SharedAxis:

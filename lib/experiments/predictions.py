@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.cnn.runs import Until
 from lib.cnn.training import Fit
 from lib.cnn.unlearning import Paths, linearised
-from lib.experiments.settings import CellUpdate, Criterion
+from lib.experiments.settings import Criterion, TrainedCell
 from lib.stability.dynamics import growth_mode
 from lib.stability.second_moment import mean_operator
 
@@ -25,42 +26,42 @@ SETTLED = 1e-6  # where a damped run that has shrunk so far is taken to stay
 LARGEST = 1e100  # of what the linearised runs are followed to: medians need finite numbers
 
 
-def mean(update: CellUpdate, criterion: Criterion) -> float:
+def mean(at: TrainedCell, criterion: Criterion) -> float:
     """Growth of the mean J^K δ_0, J = I − ηA, in root mean square over isotropic δ_0; exact."""
-    A = mean_operator(update.curvature, update.algorithm)
-    logs = (1 - update.rate * torch.linalg.eigvalsh(A)).abs().log()
+    A = mean_operator(at.curvature, at.algorithm)
+    logs = (1 - at.rate * torch.linalg.eigvalsh(A)).abs().log()
     if criterion.asymptotic:
         return float(logs.max())
-    weights = update.setting.weights
+    weights = at.cell.network.weights
     square = (2 * criterion.steps * logs).exp().sum()
-    outside = (1 - update.rate * update.algorithm.damping) ** (2 * criterion.steps)
+    outside = (1 - at.rate * at.algorithm.damping) ** (2 * criterion.steps)
     square += (weights - len(logs)) * outside
     return 0.5 * math.log10(float(square) / weights) - math.log10(criterion.growth)
 
 
-def mean_square(update: CellUpdate, criterion: Criterion) -> float:
+def mean_square(at: TrainedCell, criterion: Criterion) -> float:
     """½ log ρ(T), or decades: E‖δ_K‖²/‖δ_0‖² ≈ ρ^K (tr X)²/(p‖X‖²), X the eigenmatrix of ρ(T)."""
-    rho, X = growth_mode(update.curvature, update.algorithm, update.rate)
+    rho, X = growth_mode(at.curvature, at.algorithm, at.rate)
     if criterion.asymptotic:
         return 0.5 * math.log(rho)
-    share = float(X.trace() ** 2 / X.square().sum()) / update.setting.weights
+    share = float(X.trace() ** 2 / X.square().sum()) / at.cell.network.weights
     square = criterion.steps * math.log10(rho) + math.log10(share)
     return 0.5 * square - math.log10(criterion.growth)
 
 
 def mean_square_along(
-    updates: list[CellUpdate], shape: tuple[int, int, int], criterion: Criterion
+    cells: list[TrainedCell], shape: tuple[int, int, int], criterion: Criterion
 ) -> np.ndarray:
     """`mean_square` around its sign changes along the second axis of `shape`, ±∞ elsewhere.
 
     ρ(T) is convex in the mixing and in the learning rate (up to a monotone change of either) and
     falls with the batch size, so that along a line the stable cells are an interval.
     """
-    values = np.full(len(updates), math.nan)
+    values = np.full(len(cells), math.nan)
 
     def side(k: int) -> bool:
         if math.isnan(values[k]):
-            values[k] = mean_square(updates[k], criterion)
+            values[k] = mean_square(cells[k], criterion)
         return bool(values[k] > 0)
 
     def fill(line: np.ndarray) -> None:
@@ -76,13 +77,13 @@ def mean_square_along(
             known = ~np.isnan(values[inner])
             values[inner[~known]] = math.inf if first else -math.inf
 
-    for line in np.arange(len(updates)).reshape(shape).transpose(0, 2, 1).reshape(-1, shape[1]):
+    for line in np.arange(len(cells)).reshape(shape).transpose(0, 2, 1).reshape(-1, shape[1]):
         fill(line)
     return values
 
 
 def typical(
-    trained: Fit, updates: list[CellUpdate], criterion: Criterion, seed: int
+    trained: Fit, cells: list[TrainedCell], criterion: Criterion, seed: int
 ) -> dict[str, Any]:
     """Medians over sampled runs of the linearised update, from starts and batches of their own.
 
@@ -94,7 +95,7 @@ def typical(
     drift = trained.loss == "logistic" and not criterion.asymptotic
     for run in range(criterion.linear_runs):
         own = LINEAR_SEEDS * (1 + run) + seed
-        path = follow(linearised, trained, updates, criterion, own, stop, drift=drift)
+        path = follow(linearised, trained, cells, criterion, own, stop, drift=drift)
         growth.append(_rate(path) if criterion.asymptotic else _decades(path, criterion))
         forget.append(
             0.5 * (path.forget_loss.amax(0).clamp(max=LARGEST) / criterion.forget_loss).log10()
@@ -119,7 +120,7 @@ def _rate(path: Paths) -> Tensor:
 def follow(
     runner: Callable[..., Any],
     trained: Fit,
-    updates: list[CellUpdate],
+    cells: list[TrainedCell],
     criterion: Criterion,
     seed: int,
     stop: float,
@@ -128,13 +129,12 @@ def follow(
     """`ascent_descent` or `linearised` on all cells, until a mean forget loss of `stop`."""
     return runner(
         trained,
-        updates[0].setting.forget.to(trained.coefficients.device),
-        [update.algorithm for update in updates],
-        [update.rate for update in updates],
+        cells[0].cell.network.forget.to(trained.coefficients.device),
+        [at.algorithm for at in cells],
+        [at.rate for at in cells],
         steps=criterion.steps,
         displacement=criterion.displacement,
         seed=seed,
-        stop_forget_loss=stop,
-        stop_distance=SETTLED if criterion.asymptotic else 0.0,
+        until=Until(stop, SETTLED if criterion.asymptotic else 0.0),
         **options,
     )

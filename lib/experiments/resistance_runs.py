@@ -4,68 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lib.cnn.data import SignalNoise, signal_noise
+from lib.cnn.data import SignalNoise
 from lib.cnn.memorisation import leave_one_out, memorised_share, noise_mass, output_parts
+from lib.cnn.runs import Until
 from lib.cnn.training import Fit, fit_to_interpolation
 from lib.cnn.unlearning import Trajectory, ascent_descent
+from lib.experiments.settings import Cell, Criterion, Network, TrainedCell, Update
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, forgettability
 from lib.stability.dynamics import retain_edge
 from lib.stability.second_moment import mean_operator
 
-
-@dataclass(frozen=True)
-class Experiment:
-    """One unlearning experiment on the CNN; its defaults are the CNN chapter's.
-
-    The last n_forget samples are forgotten, with full batches. learning_rate_share: η as a share of
-    the retain set's own stability edge 2/((1−α)λ_1(H_r)). displacement: ‖δ_0‖/‖w*‖. A run has
-    escaped when its mean forget loss ½(f−y)² reaches `escape_loss`.
-    """
-
-    n_retain: int = 45
-    n_forget: int = 15
-    dim: int = 400
-    filters: int = 10
-    init_scale: float = 0.01
-    flip: float = 0.0
-    mixing: float = 0.3
-    learning_rate_share: float = 0.5
-    displacement: float = 1e-3
-    escape_loss: float = 0.5
-    max_steps: int = 20_000
-
-    @property
-    def forget(self) -> Tensor:
-        """(n,) bool, True for the samples to forget."""
-        return torch.arange(self.n_retain + self.n_forget) >= self.n_retain
-
-    @property
-    def algorithm(self) -> AscentDescent:
-        """Full-batch ascent–descent at this mixing."""
-        return AscentDescent(self.mixing, self.n_retain, self.n_forget)
-
-    def draw(self, snr: float, seeds: Sequence[int]) -> list[SignalNoise]:
-        """One data set per seed."""
-        n = self.n_retain + self.n_forget
-        return [signal_noise(n, self.dim, snr, flip=self.flip, seed=seed) for seed in seeds]
+NETWORK = Network(n_retain=45, n_forget=15)  # of the CNN chapter, as is what follows
+UPDATE = Update(mixing=0.3, learning_rate_share=0.5, retain_batch=None, forget_batch=None)
+CRITERION = Criterion(steps=20_000, displacement=1e-3, forget_loss=0.5)
+AMPLIFICATION = 1e3
 
 
 @dataclass(frozen=True)
 class Resistance:
     """Tensors (len(snrs), seeds); a mean over seeds is a column of the CNN chapter's table.
 
-    retain_coherence σ_r, forget_coherence σ_f, cross_coherence χ; linear_steps: updates the
-    linearised mean dynamics need to amplify its steepest direction by 10³; network_steps: updates
-    of the real network until it escapes (∞: not within max_steps); retrain_ratio: distance to the
+    retain_coherence σ_r, forget_coherence σ_f, cross_coherence χ; linear_steps:
+    `steepest_mean_steps` to grow 10³-fold; network_steps: updates of the real network until its
+    mean forget loss is the criterion's (∞: not within its steps); retrain_ratio: distance to the
     network retrained without the forget set, after unlearning over before; learning_rate η;
     memorised_share: the noise patches' part of the training margins.
     """
@@ -81,23 +49,35 @@ class Resistance:
 
 
 def resistance(
-    snrs: Sequence[float], *, seeds: int = 3, experiment: Experiment | None = None
+    snrs: Sequence[float],
+    *,
+    seeds: int = 3,
+    network: Network = NETWORK,
+    update: Update = UPDATE,
+    criterion: Criterion = CRITERION,
 ) -> Resistance:
-    """Train, measure coherence, unlearn and retrain at every SNR and seed: the CNN chapter."""
-    experiment = experiment or Experiment()
-    rows = [_resistance_row(snr, range(seeds), experiment) for snr in snrs]
-    return Resistance(*(torch.stack(column) for column in zip(*rows, strict=True)))
+    """Train, measure coherence, unlearn and retrain at every SNR and seed: the CNN chapter.
+
+    Of the criterion count steps, displacement and forget_loss.
+    """
+    cells = [Cell(replace(network, snr=snr), update) for snr in snrs]
+    rows = [_resistance_row(cell, criterion, range(seeds)) for cell in cells]
+    return Resistance(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
 
 def curvatures(fit: Fit, forget: Tensor) -> list[Curvature]:
-    """The per-sample curvature of every trained network."""
-    return [Curvature.from_gram(gram, forget) for gram in fit.curvature_gram()]
+    """The per-sample curvature of every trained network; forget (n,) or (b, n)."""
+    masks = forget.expand(fit.span.labels.shape)
+    return [Curvature.from_gram(*pair) for pair in zip(fit.curvature_gram(), masks, strict=True)]
 
 
-def steps_to_amplify(
+def steepest_mean_steps(
     curvature: Curvature, algorithm: AscentDescent, learning_rate: float, factor: float
 ) -> float:
-    """log factor / log(1 − ηλ_min(A)), for the steepest escape of the mean dynamics; ∞ if none."""
+    """log factor / log(1 − ηλ_min(A)): when the mean's steepest direction has grown; ∞ if never.
+
+    `lib.stability.steps_to_amplify` is that of the exact mean square.
+    """
     values = torch.linalg.eigvalsh(mean_operator(curvature, algorithm))
     rounding = len(values) * torch.finfo(values.dtype).eps * float(values.abs().max())
     if float(values[0]) >= -rounding:
@@ -110,11 +90,11 @@ class PerSample:
     """One row per data set, one column per sample, (seeds, k); each sample is forgotten alone.
 
     forgettability α_j (small: forgettable); steps: updates until the network's loss on it reaches
-    the experiment's escape loss (∞: not within max_steps); left_out_margin: mean y f(x) of networks
+    the criterion's forget_loss (∞: not within its steps); left_out_margin: mean y f(x) of networks
     trained without it; memorisation: its Feldman score; noise_mass: Σ|ρ| over its own noise patch;
     noise_part: its noise patch's share of its margin; flipped: whether its label was flipped.
     collateral: mean loss on the retain set at the step at which the network's loss on the sample
-    has reached that of the networks trained without it (NaN: not within max_steps).
+    has reached that of the networks trained without it (NaN: not within the steps).
     """
 
     forgettability: Tensor
@@ -131,52 +111,68 @@ def per_sample(
     datasets: Sequence[SignalNoise],
     samples: Sequence[int],
     *,
-    experiment: Experiment,
+    network: Network = NETWORK,
+    update: Update = UPDATE,
+    criterion: Criterion = CRITERION,
     starts: int = 4,
 ) -> PerSample:
     """Forget each of `samples` alone, from a network of its own start, and score its memorisation.
 
-    The experiment's mixing, rate, displacement, network and limits apply; memorisation comes from
+    Of the network only filters and init_scale count, of the update mixing and learning rate, of the
+    criterion steps, displacement and forget_loss; batches are full. Memorisation comes from
     `starts` retrainings without the sample.
     """
-    network: dict[str, Any] = {"filters": experiment.filters, "init_scale": experiment.init_scale}
     each = [data for data in datasets for _ in samples]
     which = torch.tensor(list(samples)).repeat(len(datasets))
-    trained = fit_to_interpolation(each, **network)
+    trained = fit_to_interpolation(each, **network.shape)
     forget = torch.eye(each[0].n_samples, dtype=torch.bool)[which]
-    left_out = leave_one_out(each, which.tolist(), starts=starts, **network)
+    left_out = leave_one_out(each, which.tolist(), starts=starts, **network.shape)
     retrained_loss = 0.5 * (1 - left_out.margin).clamp(min=0).square()
-    path, alphas = _forget_singly(trained, forget, retrained_loss, experiment)
-    signal, noise = (part[forget] for part in output_parts(trained))
-    columns = (
-        alphas,
-        _first_reach(path, torch.full((len(each),), experiment.escape_loss))[0],
-        left_out.margin,
-        left_out.score,
-        noise_mass(trained)[forget],
-        noise / (signal + noise),
-        torch.stack([data.flipped for data in each])[forget],
-        _first_reach(path, retrained_loss)[1],
+    alone = Cell(network, update).varied(
+        n_retain=each[0].n_samples - 1, n_forget=1, retain_batch=None, forget_batch=None
     )
-    return PerSample(*(column.view(len(datasets), -1) for column in columns))
+    cells = [TrainedCell(alone, curve) for curve in curvatures(trained, forget)]
+    rates = [_rate(at) for at in cells]
+    both = retrained_loss.clamp(min=criterion.forget_loss)
+    path = _unlearned(trained, forget, cells, rates, criterion, both)
+    signal, noise = (part[forget] for part in output_parts(trained))
+    columns = {
+        "forgettability": torch.cat([forgettability(at.curvature) for at in cells]),
+        "steps": _first_reach(path, torch.full((len(each),), criterion.forget_loss))[0],
+        "left_out_margin": left_out.margin,
+        "memorisation": left_out.score,
+        "noise_mass": noise_mass(trained)[forget],
+        "noise_part": noise / (signal + noise),
+        "flipped": torch.stack([data.flipped for data in each])[forget],
+        "collateral": _first_reach(path, retrained_loss)[1],
+    }
+    return PerSample(**{name: x.view(len(datasets), -1) for name, x in columns.items()})
 
 
-def _forget_singly(
-    trained: Fit, forget: Tensor, retrained_loss: Tensor, experiment: Experiment
-) -> tuple[Trajectory, Tensor]:
-    """Run ascent–descent on one-sample forget sets (b, n) past both losses; paths and α_j (b,)."""
-    grams = zip(trained.curvature_gram(), forget, strict=True)
-    curves = [Curvature.from_gram(gram, mask) for gram, mask in grams]
-    path = ascent_descent(
+def _rate(at: TrainedCell) -> float:
+    """η as `TrainedCell.rate`, but for rounding: stored tables hold what this order gives."""
+    update = at.cell.update
+    return update.learning_rate_share * retain_edge(at.curvature, update.mixing)
+
+
+def _unlearned(
+    trained: Fit,
+    forget: Tensor,
+    cells: Sequence[TrainedCell],
+    rates: Sequence[float],
+    criterion: Criterion,
+    forget_loss: float | Tensor,
+) -> Trajectory:
+    """Runs until the mean forget loss is `forget_loss`, one or one per network."""
+    return ascent_descent(
         trained,
         forget,
-        AscentDescent(experiment.mixing, forget.shape[1] - 1, 1),
-        [experiment.learning_rate_share * retain_edge(c, experiment.mixing) for c in curves],
-        steps=experiment.max_steps,
-        displacement=experiment.displacement,
-        stop_forget_loss=retrained_loss.clamp(min=experiment.escape_loss),
+        [at.algorithm for at in cells],
+        rates,
+        steps=criterion.steps,
+        displacement=criterion.displacement,
+        until=Until(forget_loss),
     )
-    return path, torch.cat([forgettability(curve) for curve in curves])
 
 
 def _first_reach(path: Trajectory, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,40 +184,32 @@ def _first_reach(path: Trajectory, targets: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(there, step.double(), math.inf), torch.where(there, retain, math.nan)
 
 
-def _resistance_row(snr: float, seeds: range, experiment: Experiment) -> tuple[Tensor, ...]:
-    datasets, forget = experiment.draw(snr, seeds), experiment.forget
-    train = partial(
-        fit_to_interpolation, filters=experiment.filters, init_scale=experiment.init_scale
-    )
-    trained = train(datasets)
-    curves = curvatures(trained, forget)
-    axes = [coherence(curve) for curve in curves]
-    share, algorithm = experiment.learning_rate_share, experiment.algorithm
-    rates = [share * retain_edge(curve, experiment.mixing) for curve in curves]
+def _resistance_row(cell: Cell, criterion: Criterion, seeds: range) -> dict[str, Tensor]:
+    """The columns of `Resistance` at one SNR, (seeds,)."""
+    network, forget = cell.network, cell.network.forget
+    datasets = [network.draw(seed) for seed in seeds]
+    trained = fit_to_interpolation(datasets, **network.shape)
+    cells = [TrainedCell(cell, curve) for curve in curvatures(trained, forget)]
+    axes = [coherence(at.curvature) for at in cells]
+    rates = [_rate(at) for at in cells]
     linear = [
-        steps_to_amplify(curve, algorithm, rate, 1e3)
-        for curve, rate in zip(curves, rates, strict=True)
+        steepest_mean_steps(at.curvature, at.algorithm, rate, AMPLIFICATION)
+        for at, rate in zip(cells, rates, strict=True)
     ]
-    path = ascent_descent(
-        trained,
-        forget,
-        algorithm,
-        rates,
-        steps=experiment.max_steps,
-        displacement=experiment.displacement,
-        stop_forget_loss=experiment.escape_loss,
-    )
-    escaped = path.forget_loss[-1] >= experiment.escape_loss
-    retrained = train([data.subset(~forget) for data in datasets])
-    target = retrained.weights()
+    path = _unlearned(trained, forget, cells, rates, criterion, criterion.forget_loss)
+    escaped = path.forget_loss[-1] >= criterion.forget_loss
+    remaining = [data.subset(~forget) for data in datasets]
+    target = fit_to_interpolation(remaining, **network.shape).weights()
     after, before = (
         (weights - target).flatten(1).norm(dim=1) for weights in (path.weights(), trained.weights())
     )
-    columns = ([a.retain for a in axes], [a.forget for a in axes], [a.cross for a in axes], linear)
-    return (
-        *(torch.tensor(column, dtype=torch.float64) for column in columns),
-        torch.where(escaped, path.steps.double(), math.inf),
-        after / before,
-        torch.tensor(rates, dtype=torch.float64),
-        memorised_share(trained),
-    )
+    return {
+        "retain_coherence": torch.tensor([a.retain for a in axes], dtype=torch.float64),
+        "forget_coherence": torch.tensor([a.forget for a in axes], dtype=torch.float64),
+        "cross_coherence": torch.tensor([a.cross for a in axes], dtype=torch.float64),
+        "linear_steps": torch.tensor(linear, dtype=torch.float64),
+        "network_steps": torch.where(escaped, path.steps.double(), math.inf),
+        "retrain_ratio": after / before,
+        "learning_rate": torch.tensor(rates, dtype=torch.float64),
+        "memorised_share": memorised_share(trained),
+    }

@@ -1,10 +1,10 @@
-"""The cells of a heat map: the settings, the trained networks behind them, and their updates."""
+"""What an experiment is given: networks, updates and criteria; and the trained networks behind."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -24,27 +24,20 @@ LOGISTIC_STEPS = 200_000
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A network, its data and the update; SNR and the update's values may be axes of a map.
+class Network:
+    """A network and its data: all that training sees, apart from the seeds.
 
-    learning_rate_share: η as a share of 2/((1−α)λ_1(H_r)), where descent on the retain set alone
-    diverges. damping_share: λ as a share of λ_1(H_r). Batches are drawn without replacement,
-    independently at each step or, with `reshuffle`, by data loaders once per epoch. loss "squared"
-    is trained to 1e-26, "logistic" by descent until the mean loss is `training_loss`.
+    The last n_forget samples are to be forgotten. loss "squared" is trained to interpolation,
+    "logistic" by descent until the mean loss is `training_loss`. flip: chance of a wrong label.
     """
 
-    snr: float = 0.5
-    mixing: float = 0.1
-    learning_rate_share: float = 0.5
-    retain_batch: int = 6
-    forget_batch: int = 4
-    damping_share: float = 0.0
-    reshuffle: bool = False
     n_retain: int = 24
     n_forget: int = 8
     dim: int = 400
     filters: int = 10
     init_scale: float = 0.01
+    snr: float = 0.5
+    flip: float = 0.0
     loss: Literal["squared", "logistic"] = "squared"
     training_loss: float = 0.01
 
@@ -58,20 +51,58 @@ class Setting:
         """Number of weights p = 2md."""
         return 2 * self.filters * self.dim
 
-    def network(self) -> Setting:
-        """The same with all that training does not see at its default: equal for equal networks."""
-        return replace(self, **{name: getattr(_DEFAULT, name) for name in _UNSEEN})
+    @property
+    def shape(self) -> dict[str, Any]:
+        """filters and init_scale, as `lib.cnn.fit` takes them."""
+        return {"filters": self.filters, "init_scale": self.init_scale}
+
+    def draw(self, seed: int, fresh: int = 0) -> SignalNoise:
+        """A data set, and after it so many fresh samples."""
+        n = self.n_retain + self.n_forget + fresh
+        return signal_noise(n, self.dim, self.snr, flip=self.flip, seed=seed)
 
 
-_DEFAULT = Setting()
-_UNSEEN = (
-    "mixing",
-    "learning_rate_share",
-    "retain_batch",
-    "forget_batch",
-    "damping_share",
-    "reshuffle",
-)
+@dataclass(frozen=True)
+class Update:
+    """The unlearning update in units of a trained network.
+
+    learning_rate_share: η as a share of 2/((1−α)λ_1(H_r)), where descent on the retain set alone
+    diverges. damping_share: λ as a share of λ_1(H_r). A batch of None is the whole set. Batches are
+    drawn without replacement, independently at each step or, with `reshuffle`, by data loaders
+    once per epoch.
+    """
+
+    mixing: float = 0.1
+    learning_rate_share: float = 0.5
+    retain_batch: int | None = 6
+    forget_batch: int | None = 4
+    damping_share: float = 0.0
+    reshuffle: bool = False
+
+    def algorithm(self, network: Network, sharpness: float) -> AscentDescent:
+        """The update where λ_1(H_r) is `sharpness`."""
+        return AscentDescent(
+            self.mixing,
+            network.n_retain if self.retain_batch is None else self.retain_batch,
+            network.n_forget if self.forget_batch is None else self.forget_batch,
+            damping=self.damping_share * sharpness,
+            sampling="without_replacement",
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A network and an update; a map varies two of their fields."""
+
+    network: Network = field(default_factory=Network)
+    update: Update = field(default_factory=Update)
+
+    def varied(self, **values: Any) -> Cell:
+        """With other values of fields of either, each found by its name."""
+        own = {f.name for f in fields(Network)}
+        network = {name: value for name, value in values.items() if name in own}
+        update = {name: value for name, value in values.items() if name not in own}
+        return Cell(replace(self.network, **network), replace(self.update, **update))
 
 
 @dataclass(frozen=True)
@@ -95,7 +126,7 @@ class Criterion:
         require_count("steps", self.steps, 2)
         require_count("linear_runs", self.linear_runs, 1)
         for name in ("growth", "forget_loss"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+            if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be finite and > 0, got {getattr(self, name)!r}")
 
 
@@ -117,82 +148,74 @@ class Networks:
 
 
 def trained_networks(
-    cells: Sequence[Setting], seeds: Sequence[int], device: str | None = None
+    wanted: Sequence[Network], seeds: Sequence[int], device: str | None = None
 ) -> Networks:
-    """One network per cell and seed; cells that share a network and a seed share its training."""
-    keys = [(cell.network(), seed) for cell, seed in zip(cells, seeds, strict=True)]
+    """One network per seed; equal networks with equal seeds share their training.
+
+    Raises:
+        ValueError: where they differ in more than their data (snr and flip).
+        NotInterpolated, RuntimeError: with the losses reached, where training stalls.
+    """
+    keys = list(zip(wanted, seeds, strict=True))
     distinct = list(dict.fromkeys(keys))
     place = {key: k for k, key in enumerate(distinct)}
-    families = {replace(network, snr=_DEFAULT.snr) for network, _ in distinct}
-    if len(families) > 1:
-        raise ValueError(f"x and y must leave the network's sizes alone, got {len(families)}")
     base = distinct[0][0]
-    n = base.n_retain + base.n_forget
-    data = [
-        signal_noise(n + FRESH_SAMPLES, base.dim, network.snr, seed=seed)
-        for network, seed in distinct
-    ]
-    training = torch.arange(n + FRESH_SAMPLES) < n
+    if any(replace(network, snr=base.snr, flip=base.flip) != base for network, _ in distinct):
+        raise ValueError("x and y must leave all of the network but its snr and flip alone")
+    data = [network.draw(seed, fresh=FRESH_SAMPLES) for network, seed in distinct]
+    training = torch.arange(data[0].n_samples) < len(base.forget)
     # Starts differ from network to network, and from the data's seeds.
     fitted = train(base, [d.subset(training) for d in data], seed=1 + max(seeds), device=device)
     curves = [Curvature.from_gram(gram, base.forget) for gram in fitted.curvature_gram().cpu()]
-    fresh = [d.subset(~training) for d in data]
-    entries = [place[key] for key in keys]
-    return Networks(
-        fitted[torch.tensor(entries)], [curves[k] for k in entries], [fresh[k] for k in entries]
-    )
+    entries = np.array([place[key] for key in keys])
+    return Networks(fitted, curves, [d.subset(~training) for d in data])[entries]
 
 
 def train(
-    setting: Setting, datasets: Sequence[SignalNoise], *, seed: int, device: str | None = None
+    network: Network, datasets: Sequence[SignalNoise], *, seed: int, device: str | None = None
 ) -> Fit:
-    """The setting's training: to interpolation, or by logistic descent to `training_loss`.
+    """The network's training: to interpolation, or by logistic descent to `training_loss`.
 
     Raises:
         NotInterpolated, RuntimeError: with the losses reached, where training stalls.
     """
-    options: dict[str, Any] = {
-        "filters": setting.filters,
-        "init_scale": setting.init_scale,
-        "seed": seed,
-        "device": device,
-    }
-    if setting.loss == "squared":
+    options: dict[str, Any] = {**network.shape, "seed": seed, "device": device}
+    if network.loss == "squared":
         return fit_to_interpolation(datasets, tolerance=SQUARED_TOLERANCE, **options)
-    options |= {"loss": "logistic", "tolerance": setting.training_loss}
+    options |= {"loss": "logistic", "tolerance": network.training_loss}
     span = fit(datasets, learning_rate=1.0, steps=0, **options).span
     # ℓ'' ≤ ¼ and ‖∇f‖² ≤ (2/m)‖patch‖²; the n first patches all lie on one axis.
     n = span.labels.shape[1]
     patches = span.gram[:, 2:, 2:].abs().sum(2).amax(1) + n * span.gram[:, 0, 0]
-    rates = 2 * setting.filters * n / patches
+    rates = 2 * network.filters * n / patches
     trained = fit(datasets, learning_rate=rates, steps=LOGISTIC_STEPS, **options)
-    if not bool((trained.losses <= setting.training_loss).all()):
+    if not bool((trained.losses <= network.training_loss).all()):
         raise RuntimeError(
             f"mean logistic loss {float(trained.losses.max()):.3g} after {LOGISTIC_STEPS} steps, "
-            f"above {setting.training_loss:g}"
+            f"above {network.training_loss:g}"
         )
     return trained
 
 
 @dataclass(frozen=True)
-class CellUpdate:
-    """A cell's update, with rate η and damping λ in the units of its network."""
+class TrainedCell:
+    """A cell and its network's curvature, which gives rate η and damping λ their units."""
 
-    setting: Setting
+    cell: Cell
     curvature: Curvature
-    algorithm: AscentDescent
-    rate: float
 
-    @classmethod
-    def of(cls, setting: Setting, curvature: Curvature) -> CellUpdate:
-        """Scale the shares by the network's λ_1(H_r)."""
-        sharpness = float(torch.linalg.eigvalsh(curvature.retain_hessian)[-1])
-        algorithm = AscentDescent(
-            setting.mixing,
-            setting.retain_batch,
-            setting.forget_batch,
-            damping=setting.damping_share * sharpness,
-            sampling="without_replacement",
-        )
-        rate = 2 * setting.learning_rate_share / ((1 - setting.mixing) * sharpness)
-        return cls(setting, curvature, algorithm, rate)
+    @cached_property
+    def sharpness(self) -> float:
+        """λ_1(H_r)."""
+        return float(torch.linalg.eigvalsh(self.curvature.retain_hessian)[-1])
+
+    @cached_property
+    def algorithm(self) -> AscentDescent:
+        """The update at this sharpness."""
+        return self.cell.update.algorithm(self.cell.network, self.sharpness)
+
+    @property
+    def rate(self) -> float:
+        """η."""
+        update = self.cell.update
+        return 2 * update.learning_rate_share / ((1 - update.mixing) * self.sharpness)

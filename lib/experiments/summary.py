@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import maximum_filter, minimum_filter
 
-Event = Literal["escape", "forget"]
-PREDICTIONS = {"escape": ("typical", "mean_square", "mean"), "forget": ("typical_forget",)}
+# A twin is a network's linearised run on the same batches: does it escape, does it forget?
+Event = Literal["escape", "forget", "twin", "twin_forget"]
 NEAR = 2  # cells around a frontier, for the share of agreement near it
 
 
@@ -50,15 +51,6 @@ class MapGrid:
     def happened(self, event: Event) -> np.ndarray:
         """Whether it happened in most of a cell's seeds."""
         return self.share(event) > 0.5
-
-    def twin_happened(self, event: Event) -> np.ndarray:
-        """The same for the linearised runs on the same batches."""
-        return self.twin_share(event) > 0.5
-
-    def twin_share(self, event: Event) -> np.ndarray:
-        """Share of a cell's linearised runs in which the event happened."""
-        name = {"escape": "twin_step", "forget": "twin_forget_step"}[event]
-        return np.isfinite(self.values(name)).mean(axis=2)
 
     def predicted(self, prediction: str) -> np.ndarray:
         """Whether a prediction is positive in most of a cell's seeds."""
@@ -111,15 +103,8 @@ class MapGrid:
 
 def near_frontier(predicted: np.ndarray) -> np.ndarray:
     """Cells within `NEAR` of which, both ways along both axes, a bool map is not constant."""
-    rows, columns = predicted.shape
-    near = np.zeros_like(predicted)
-    for row in range(rows):
-        for column in range(columns):
-            window = predicted[
-                max(0, row - NEAR) : row + NEAR + 1, max(0, column - NEAR) : column + NEAR + 1
-            ]
-            near[row, column] = window.any() and not window.all()
-    return near
+    size = 2 * NEAR + 1
+    return maximum_filter(predicted, size) & ~minimum_filter(predicted, size)
 
 
 def disagreements(grid: MapGrid) -> dict[str, float]:
@@ -130,9 +115,9 @@ def disagreements(grid: MapGrid) -> dict[str, float]:
     linearising removes from this network is its ReLU kinks. restabilised: most networks escape but
     do not forget, although their linearised runs do; early: they forget although those do not.
     """
-    escaped, twin = grid.happened("escape"), grid.twin_happened("escape")
+    escaped, twin = grid.happened("escape"), grid.happened("twin")
     missed = grid.predicted("typical") != escaped
-    forgot, twin_forgot = grid.happened("forget"), grid.twin_happened("forget")
+    forgot, twin_forgot = grid.happened("forget"), grid.happened("twin_forget")
     kinds = {
         "chance": missed & (twin == escaped),
         "kinks": missed & (twin != escaped),
@@ -154,7 +139,7 @@ def missed_cells(grid: MapGrid) -> pd.DataFrame:
             grid.y_name: grid.y[rows],
             "typical": grid.median("typical")[rows, columns],
             "networks": grid.share("escape")[rows, columns],
-            "twins": grid.twin_share("escape")[rows, columns],
+            "twins": grid.share("twin")[rows, columns],
         }
     )
 

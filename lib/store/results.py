@@ -42,7 +42,10 @@ class StaleResult(ValueError):
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a result came about; `seconds` of wall time, `finished` an ISO time in UTC."""
+    """How a result came about; `seconds` of wall time, `finished` an ISO time in UTC.
+
+    One that is not stored but was computed just now has no `finished`.
+    """
 
     parameters: dict[str, Any]
     code: str
@@ -50,12 +53,12 @@ class Provenance:
     device: str
     seconds: float
     seed: int | None
-    finished: str
+    finished: str | None
 
     @property
     def stamp(self) -> str:
         """When and on what, for a caption: `2026-03-01, AMD EPYC, 2 cores, 130 s`."""
-        return f"{self.finished[:10]}, {self.device}, {self.seconds:.0f} s"
+        return f"{(self.finished or 'now')[:10]}, {self.device}, {self.seconds:.0f} s"
 
 
 @dataclass(frozen=True)

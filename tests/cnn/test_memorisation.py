@@ -12,6 +12,7 @@ from lib.cnn.network import TwoLayerCNN
 from lib.cnn.training import fit, fit_to_interpolation
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, coherence_matrix, forgettability
+from tests.support.forgettability import single_forgettability
 
 
 def trained(flip=0.2):
@@ -80,7 +81,7 @@ def test_block_model_is_the_coherence_of_its_gram_matrix():
 def test_single_forgettability_is_forgettability_of_one():
     gram = trained().curvature_gram()[1]
     S = coherence_matrix(Curvature.from_gram(gram, torch.arange(10) == 0))
-    alphas = memorisation.single_forgettability(S)
+    alphas = single_forgettability(S)
     for j in range(10):
         alone = forgettability(Curvature.from_gram(gram, torch.arange(10) == j))
         assert float(alphas[j]) == pytest.approx(float(alone[0]))

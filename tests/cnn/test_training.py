@@ -9,7 +9,7 @@ from lib.cnn.network import TwoLayerCNN
 from lib.cnn.training import NotInterpolated, fit, fit_to_interpolation
 from lib.randomness import stream
 from lib.stability.sampling import draw_counts
-from tests.support.descent import VALUES, descend, relative_error
+from tests.support.descent import VALUES, descend, initial_weights, relative_error
 
 STEPS = 1000
 
@@ -25,7 +25,7 @@ def test_thm_span_full_batch_equals_autograd(loss, flip):
     trained = fit(
         datasets, filters=4, learning_rate=rates, steps=STEPS, init_scale=0.1, loss=loss, seed=7
     )
-    starts = trained.initial_weights()
+    starts = initial_weights(trained)
     for k, (data, rate) in enumerate(zip(datasets, rates, strict=True)):
         equal = torch.full((STEPS, 12), 1 / 12, dtype=torch.float64)
         expected = descend(starts[k], data, rate=rate, sample_weights=equal, loss=loss)[-1]
@@ -48,7 +48,7 @@ def test_mini_batches_equal_autograd():
     batches = [
         draw_counts(everyone, four, "without_replacement", generator)[0] / 4 for _ in range(STEPS)
     ]
-    expected = descend(trained.initial_weights()[0], data, rate=0.3, sample_weights=batches)[-1]
+    expected = descend(initial_weights(trained)[0], data, rate=0.3, sample_weights=batches)[-1]
     assert relative_error(trained.weights()[0], expected) < 1e-9
 
 
@@ -56,14 +56,14 @@ def test_samples_with_their_own_signal_strength_equal_autograd():
     data = signal_noise(10, 25, torch.linspace(0.1, 3, 10), flip=0.2, seed=3)
     trained = fit([data], filters=3, learning_rate=0.3, steps=200, init_scale=0.1)
     equal = torch.full((200, 10), 0.1, dtype=torch.float64)
-    expected = descend(trained.initial_weights()[0], data, rate=0.3, sample_weights=equal)[-1]
+    expected = descend(initial_weights(trained)[0], data, rate=0.3, sample_weights=equal)[-1]
     assert relative_error(trained.weights()[0], expected) < 1e-9
 
 
 def test_coefficients_are_the_decomposition_of_the_weights():
     datasets = cells(flip=0.2)
     trained = fit(datasets, filters=4, learning_rate=0.5, steps=50, init_scale=0.1)
-    rebuilt = trained.initial_weights()
+    rebuilt = initial_weights(trained)
     for k, data in enumerate(datasets):
         signal, noise = data.signal, data.patches[:, 1]
         for j, sign in enumerate((1, -1)):
@@ -149,7 +149,7 @@ def test_gauss_newton_ends_where_descent_would_have(monkeypatch):
     monkeypatch.setattr("lib.cnn.descent.DESCENT_STEPS", 20_000)
     slow = fit_to_interpolation(datasets, filters=8, init_scale=0.05)
     assert bool((slow.steps > 1000).all())
-    travelled = (slow.weights() - slow.initial_weights()).norm()
+    travelled = (slow.weights() - initial_weights(slow)).norm()
     assert float((fast.weights() - slow.weights()).norm() / travelled) < 0.01
 
 

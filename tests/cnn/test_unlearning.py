@@ -6,14 +6,15 @@ import torch
 
 from lib.cnn.data import signal_noise
 from lib.cnn.network import TwoLayerCNN
-from lib.cnn.runs import Update
+from lib.cnn.runs import Until
 from lib.cnn.training import fit, fit_to_interpolation
 from lib.cnn.unlearning import ascent_descent, linearised
+from lib.cnn.updates import UpdateColumns
 from lib.randomness import stream
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import growth_factor
-from tests.support.descent import VALUES, descend, relative_error
+from tests.support.descent import VALUES, descend, displacements, relative_error
 
 FORGET = torch.arange(12) < 4
 
@@ -29,10 +30,10 @@ def check_against_autograd(model, algorithm, rate, steps, forget=FORGET, displac
     path = ascent_descent(
         model, forget, algorithm, rate, steps=steps, displacement=displacement, seed=9
     )
-    update = Update.of(algorithm, rate, forget.expand(2, 12), model.span.labels)
+    update = UpdateColumns.of(algorithm, rate, forget.expand(2, 12), model.span.labels)
     generator = stream("unlearning batches", 9, 0)
     batches = torch.stack([update.sample_weights(generator) for _ in range(steps)])
-    anchors, starts = model.weights(), path.initial_weights()
+    anchors, starts = model.weights(), model.weights() + displacements(path.start)
     for k, data in enumerate(model.datasets):
         rule = algorithm if isinstance(algorithm, AscentDescent) else algorithm[k]
         eta = rate if isinstance(rate, float) else rate[k]
@@ -84,7 +85,7 @@ def test_batches_have_the_stated_law():
     for sampling in ("bernoulli", "without_replacement", "with_replacement"):
         rule = AscentDescent(0.3, 3, 2, sampling=sampling)
         generator = stream("test", 0)
-        update = Update.of(rule, 1.0, forget, labels)
+        update = UpdateColumns.of(rule, 1.0, forget, labels)
         weights = torch.cat([update.sample_weights(generator) for _ in range(draws)])
         mean = torch.where(FORGET, -0.3 / 4, 0.7 / 8)
         error = weights.std(0) / len(weights) ** 0.5
@@ -116,7 +117,7 @@ def test_small_displacements_follow_the_linearised_recursion():
         rows = torch.stack(
             [torch.autograd.grad(f, network.weights, retain_graph=True)[0] for f in outputs]
         ).flatten(1)
-        delta = (path.initial_weights()[k] - model.weights()[k]).flatten()
+        delta = displacements(path.start)[k].flatten()
         lengths = [delta.norm()]
         for _ in range(500):
             delta = delta - rate * rows.T @ (signed * (rows @ delta))
@@ -134,7 +135,7 @@ def test_a_run_stops_at_the_forget_loss():
     model, algorithm = trained(), AscentDescent(0.3, 8, 4)
     options: dict[str, Any] = {"steps": 300, "displacement": 1e-3}
     free = ascent_descent(model, FORGET, algorithm, 3.0, **options)
-    path = ascent_descent(model, FORGET, algorithm, 3.0, stop_forget_loss=0.5, **options)
+    path = ascent_descent(model, FORGET, algorithm, 3.0, until=Until(forget_loss=0.5), **options)
     first = (free.forget_loss >= 0.5).int().argmax(0)
     assert torch.equal(path.steps, first)
     for k, step in enumerate(first.tolist()):
@@ -178,8 +179,8 @@ def test_the_linearisation_is_the_recursion_of_the_dynamics(damping):
     model = trained()
     rule = AscentDescent(0.3, 3, 2, damping=damping, sampling="without_replacement")
     path = linearised(model, FORGET, rule, 0.8, steps=20, displacement=1e-6, seed=5)
-    update = Update.of(rule, 0.8, FORGET.expand(2, 12), model.span.labels)
-    batches = update.batches(stream("unlearning batches", 5, 0), reshuffle=False)
+    update = UpdateColumns.of(rule, 0.8, FORGET.expand(2, 12), model.span.labels)
+    batches = update.batches(stream("unlearning batches", 5, 0))
     weights = torch.stack([batches() for _ in range(20)])
     start = ascent_descent(model, FORGET, rule, 0.8, steps=0, displacement=1e-6, seed=5).start
     for k, data in enumerate(model.datasets):
@@ -237,7 +238,8 @@ def test_entries_of_a_fit_run_as_they_would_alone():
     torch.testing.assert_close(twice.weights()[2], model.weights()[0], rtol=0, atol=0)
     start = ascent_descent(
         twice, FORGET, AscentDescent(0.1, 8, 4), 0.1, steps=0, displacement=1e-3
-    ).start.displacements()
+    ).start
+    start = displacements(start)
     lengths = start.flatten(1).norm(dim=1) / twice.weights().flatten(1).norm(dim=1)
     torch.testing.assert_close(lengths, torch.full((3,), 1e-3))
     assert not torch.equal(start[0], start[1])

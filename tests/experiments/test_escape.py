@@ -14,7 +14,6 @@ from lib.experiments.escape import (
     count_escapes,
     escape_bound,
     escapes_allowed,
-    squared_norms,
 )
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
@@ -26,6 +25,7 @@ from lib.stability.simulation import simulate
 from tests.stability.test_exponents import random_algorithm, random_family
 from tests.support.commuting import curvature_of
 from tests.support.dense import batches, dense_second_moment, random_instance
+from tests.support.escapes import squared_norms
 
 
 def plain_squared_norms(test, retain_batches, forget_batches):

@@ -12,13 +12,13 @@ from lib.experiments.hessian_tests import (
     sister_setting,
     smallest_stable_group,
     stable_group_row,
-    threshold_exponent,
 )
 from lib.stability.data_coherence import coherence
 from lib.stability.dynamics import critical_learning_rate
 from lib.stability.exponents import growth_exponents
 from lib.stability.families import axis_family, grouped_family
 from tests.support.commuting import curvature_of, grouped_critical_learning_rate
+from tests.support.escapes import threshold_exponent
 
 
 def test_sister_setting_is_as_published():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,18 +10,22 @@ from lib.cnn.network import TwoLayerCNN
 from lib.cnn.training import fit_to_interpolation
 from lib.cnn.unlearning import Start
 from lib.experiments.resistance_runs import (
-    Experiment,
+    CRITERION,
+    UPDATE,
     curvatures,
     per_sample,
     resistance,
-    steps_to_amplify,
+    steepest_mean_steps,
 )
+from lib.experiments.settings import Network
+from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, forgettability
 from lib.stability.dynamics import retain_edge
-from tests.support.descent import VALUES, descend
+from tests.support.descent import VALUES, descend, displacements
 
-SMALL = Experiment(n_retain=8, n_forget=4, dim=60, filters=4, init_scale=0.05, max_steps=400)
+SMALL = Network(n_retain=8, n_forget=4, dim=60, filters=4, init_scale=0.05)
+SHORT = replace(CRITERION, steps=400)
 
 
 def gradient_rows(weights, data):
@@ -33,14 +38,14 @@ def gradient_rows(weights, data):
 
 
 def test_each_column_against_the_definition():
-    table = resistance([0.3, 1.0], seeds=2, experiment=SMALL)
+    table = resistance([0.3, 1.0], seeds=2, network=SMALL, criterion=SHORT)
     forget = SMALL.forget
     for row, snr in enumerate((0.3, 1.0)):
-        datasets = SMALL.draw(snr, range(2))
+        datasets = [replace(SMALL, snr=snr).draw(seed) for seed in range(2)]
         trained = fit_to_interpolation(datasets, filters=4, init_scale=0.05)
         remaining = [data.subset(~forget) for data in datasets]
         retrained = fit_to_interpolation(remaining, filters=4, init_scale=0.05).weights()
-        start = Start(trained, SMALL.displacement, 0).displacements()
+        start = displacements(Start(trained, SHORT.displacement, 0))
         for k, data in enumerate(datasets):
             weights = trained.weights()[k]
             rows = gradient_rows(weights, data)
@@ -68,16 +73,16 @@ def test_each_column_against_the_definition():
 
 
 def test_a_run_that_does_not_escape_reads_infinite():
-    table = resistance([0.3], seeds=1, experiment=Experiment(8, 4, 60, 4, 0.05, max_steps=2))
+    table = resistance([0.3], seeds=1, network=SMALL, criterion=replace(CRITERION, steps=2))
     assert math.isinf(table.network_steps[0, 0])
 
 
 def test_a_stable_mean_dynamics_never_amplifies():
-    trained = fit_to_interpolation(SMALL.draw(0.5, [0]), filters=4, init_scale=0.05)
+    trained = fit_to_interpolation([replace(SMALL, snr=0.5).draw(0)], filters=4, init_scale=0.05)
     (curvature,) = curvatures(trained, SMALL.forget)
-    descent = Experiment(8, 4, 60, 4, 0.05, mixing=0.0).algorithm
+    descent = AscentDescent(0.0, 8, 4)
     rate = 0.5 * retain_edge(curvature, 0.0)
-    assert math.isinf(steps_to_amplify(curvature, descent, rate, 1e3))
+    assert math.isinf(steepest_mean_steps(curvature, descent, rate, 1e3))
 
 
 def test_coherence_and_resistance_rise_with_the_signal():
@@ -90,13 +95,13 @@ def test_coherence_and_resistance_rise_with_the_signal():
 
 def test_per_sample_columns_against_their_parts():
     data = signal_noise(10, 60, torch.linspace(0.2, 2, 10), flip=0.2, seed=4)
-    found = per_sample([data], [1, 7], experiment=SMALL, starts=2)
+    found = per_sample([data], [1, 7], network=SMALL, update=UPDATE, criterion=SHORT, starts=2)
     trained = fit_to_interpolation([data] * 2, filters=4, init_scale=0.05)
     left_out = leave_one_out([data] * 2, [1, 7], filters=4, init_scale=0.05, starts=2)
     torch.testing.assert_close(found.memorisation[0], left_out.score)
     torch.testing.assert_close(found.left_out_margin[0], left_out.margin)
     assert torch.equal(found.flipped[0], data.flipped[[1, 7]])
-    start = Start(trained, SMALL.displacement, 0).displacements()
+    start = displacements(Start(trained, SHORT.displacement, 0))
     for k, sample in enumerate((1, 7)):
         weights, forget = trained.weights()[k], torch.arange(10) == sample
         rows = gradient_rows(weights, data)

@@ -62,6 +62,14 @@ def test_near_is_within_two_cells():
     assert near_frontier(predicted)[:, 0].tolist() == [False, False, True, True, True, True, False]
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 4), (12, 10)])
+def test_near_is_any_other_answer_in_the_window_cut_at_the_map_s_border(shape):
+    predicted = np.random.default_rng(1).random(shape) < 0.1
+    for (row, column), near in np.ndenumerate(near_frontier(predicted)):
+        window = predicted[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+        assert near == (window.any() and not window.all())
+
+
 def test_kinds_of_disagreement():
     kinds = disagreements(grid())
     cell = 100 / 12

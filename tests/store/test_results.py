@@ -62,6 +62,7 @@ def test_what_was_saved_is_read_with_its_provenance(tmp_path):
     known = result.provenance
     assert (known.parameters, known.seed, known.device) == (KNOWN["parameters"], 7, "abacus")
     assert {"python", "numpy", "torch"} <= {*known.versions}
+    assert known.finished is not None
     assert known.finished.endswith("+00:00")
     assert known.stamp == f"{known.finished[:10]}, abacus, 2 s"
     assert {p.name for p in path.parent.iterdir()} == {"point.csv", "point.json"}

@@ -28,3 +28,13 @@ def descend(weights, data, *, rate, sample_weights, loss="squared", damping=0.0,
 
 def relative_error(found, expected):
     return float((found - expected).norm() / expected.norm())
+
+
+def initial_weights(fit):
+    """w(0) (b, 2, m, d) of all entries of a fit."""
+    return fit.stack(fit.initial_weights_of)
+
+
+def displacements(start):
+    """δ_0 (b, 2, m, d) of all entries of a run's start."""
+    return start.fit.stack(start.displacement_of)
