@@ -113,24 +113,27 @@ def agrees(predicted: Any, measured: Any, *, within: float, atol: float = 0.0) -
     for name, tolerance in (("within", within), ("atol", atol)):
         if not 0 <= tolerance < math.inf:
             raise ValueError(f"{name} must be finite and at least 0, got {tolerance}")
-    p, m = (
-        np.asarray(plain(n, v), float)
-        for n, v in (("predicted", predicted), ("measured", measured))
-    )
+    p, m = _array("predicted", predicted), _array("measured", measured)
 
     def passes(p: np.ndarray) -> bool:
-        close = np.abs(p - m) <= within * np.abs(m) + atol
-        return bool(np.all(close & np.isfinite(p) & np.isfinite(m)))
+        finite = np.isfinite(p) & np.isfinite(m)
+        return bool(np.all(finite & (np.abs(p - m) <= within * np.abs(m) + atol)))
 
-    if not passes(p):
-        return False
-    for factor in FACTORS:
-        if passes(factor * p):
-            raise WeakGuard(
-                f"{factor} times the prediction agrees as well: within={within}, atol={atol} are "
-                "too wide to test it"
-            )
-    return True
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite numbers do not agree
+        agree, too = passes(p), [factor for factor in FACTORS if passes(factor * p)]
+    if agree and too:
+        raise WeakGuard(
+            f"{too[0]} times the prediction agrees as well: within={within}, atol={atol} are too "
+            "wide to test it"
+        )
+    return agree
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    found = np.asarray(plain(name, value))
+    if found.dtype.kind == "U":
+        raise ValueError(f"{name} must be a number or an array of numbers, got {value!r}")
+    return found.astype(float)
 
 
 def _record(sentence: str, holds: Condition, numbers: dict[str, Any]) -> ClaimRecord:

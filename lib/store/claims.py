@@ -50,7 +50,7 @@ class ClaimRecord:
 
 def claims_in(notebook: Any) -> Iterator[ClaimRecord]:
     """The claims of an executed notebook (nbformat 4), in order."""
-    for cell in notebook["cells"]:
+    for cell in notebook.cells:
         for output in cell.get("outputs", []):
             content = output.get("metadata", {}).get(MIME)
             if content:
@@ -73,17 +73,17 @@ def plain(name: str, value: Any) -> Any:
         value = value.detach().cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()
     array = np.asarray(value)
-    kind = array.dtype.kind
-    if kind in "bU" or (kind in "iu" and not array.ndim):
-        found = array.item() if not array.ndim else None
-    else:
-        found = array.astype(float) if kind in "iuf" and array.size else None
-    if found is None or (kind in "iuf" and not np.array_equal(found, array, equal_nan=kind == "f")):
-        raise ValueError(
-            f"{name} must be a number, bool or string, or an array of numbers, that float64 holds "
-            f"exactly, got {value!r}"
-        )
-    return found if np.ndim(found) or kind != "f" else float(found)
+    scalar, kind = not array.ndim, array.dtype.kind
+    if scalar and kind in "bUiu":
+        return array.item()
+    if array.size and kind in "iuf":
+        found = array.astype(float)
+        if np.array_equal(found.astype(array.dtype), array, equal_nan=kind == "f"):
+            return float(found) if scalar else found
+    raise ValueError(
+        f"{name} must be a number, bool or string, or an array of numbers, that float64 holds "
+        f"exactly, got {value!r}"
+    )
 
 
 def literal(text: str) -> Scalar | None:
