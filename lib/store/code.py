@@ -190,8 +190,8 @@ def _write(node: object, parts: list[str]) -> None:
     if isinstance(node, ast.AST):
         parts.append(f"{type(node).__name__}(")
         for name, value in ast.iter_fields(node):
-            if name == "body" and isinstance(node, DOCUMENTED) and _is_text(value[:1]):
-                value = value[1:]
+            if name == "body" and isinstance(node, DOCUMENTED):
+                value = value[ast.get_docstring(node, clean=False) is not None :]
             if name == "values" and isinstance(node, ast.JoinedStr):  # Python 3.12 adds empty ones
                 value = [part for part in value if getattr(part, "value", None) != ""]
             if value is not None and value != [] and name not in ("ctx", "kind", "type_comment"):
@@ -206,12 +206,3 @@ def _write(node: object, parts: list[str]) -> None:
         parts.append("]")
     else:
         parts.append(f"{node!r},")
-
-
-def _is_text(body: list[ast.stmt]) -> bool:
-    return (
-        bool(body)
-        and isinstance(body[0], ast.Expr)
-        and isinstance(body[0].value, ast.Constant)
-        and isinstance(body[0].value.value, str)
-    )
