@@ -1,5 +1,10 @@
-"""Pages, claims, figures, and the chapters' stored results."""
+"""What pages take beside the science: claims (`claims`) and figures (`figures`).
 
+Behind no door, for they need the book's tools or run as commands: `pages` (files and pairs),
+`captions` (Sphinx), `stored` (results on disk), and one room for each chapter with heavy settings.
+"""
+
+from lib.book.claims import ClaimFailed, WeakGuard, agrees, captioned, claim
 from lib.book.figures import (
     FORGET,
     MEAN_ONLY,
@@ -27,6 +32,11 @@ __all__ = [
     "SPARE",
     "THEORY",
     "TYPICAL",
+    "ClaimFailed",
+    "WeakGuard",
+    "agrees",
+    "captioned",
+    "claim",
     "draw_escape_map",
     "draw_heat_map",
     "draw_measured_frontier",

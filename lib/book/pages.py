@@ -38,7 +38,7 @@ def executable_pages() -> list[Path]:
 
 def dependencies(page: Path) -> list[Path]:
     """Files of `lib/` that a page's cells import, directly or through one another."""
-    return code_version.modules_behind([code_version.python_code(page)], ROOT)
+    return code_version.modules_behind([code_version.python_code(page)], root=ROOT)
 
 
 def stored_results(page: Path) -> list[Path]:

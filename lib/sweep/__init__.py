@@ -1,4 +1,8 @@
-"""papermill over many parameters, from one cell to a cluster."""
+"""papermill over many parameters, from one cell to a cluster.
+
+`command`: the command line. `points`: what to compute. `point`: one run of the notebook.
+`pools`: where runs happen. `runner`: the loop, which a kill cannot harm.
+"""
 
 from lib.sweep.command import main
 from lib.sweep.points import Plan, Point, Space, make_plan

@@ -2,20 +2,20 @@
 
     python -m lib.sweep book/coherence.ipynb --grid mixing=0.05,0.1 --repeat seed=0:5 --out results/
 
-Each point is one papermill run. What the notebook glued (numbers, bools, strings) is stored as one
-row by `lib.store`; `store.load(folder)` gives the table. A point's file name is a hash of the
-notebook's code, of the modules of `lib/` behind it and of all parameters: what is there and whole
-is not computed again, and a change recomputes exactly what depends on it.
+Each point is one papermill run. The numbers, bools and strings of its claims, and those it glued,
+are stored as one row by `lib.store`; `store.load(folder)` gives the table. A point's file name is a
+hash of the notebook's code, of the modules of `lib/` behind it and of all parameters: what is there
+and whole is not computed again, and a change recomputes exactly what depends on it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import joblib
 
@@ -29,42 +29,37 @@ SHOWN = 20  # points a dry run lists
 
 
 def foreign_results(plan: Plan, folder: Path) -> int:
-    """Results in the folder that the plan's code did not compute, or that are not whole JSON."""
-    count = 0
+    """Results in the folder that the plan's code did not compute, or that are damaged."""
+    return len(store.results_below(folder)) - len(_known(folder, plan.code))
+
+
+def _known(folder: Path, code: str | None = None) -> dict[str, store.Provenance]:
+    """Name and provenance of the whole results in a folder, of a code hash if one is given."""
+    found = {}
     for stem in store.results_below(folder):
-        try:
-            content = json.loads(stem.with_name(stem.name + ".json").read_bytes())
-            count += content.get("code") != plan.code
-        except (ValueError, AttributeError):
-            count += 1
-    return count
+        with suppress(ValueError):
+            found[stem.name] = store.read(stem, code=code).provenance
+    return found
 
 
 def print_plan(plan: Plan, folder: Path, workers: int) -> None:
     """What a run would do, and how long it may take, judged by results already in the folder."""
-    seconds, there = [], 0
-    planned = {plan.stem(point) for point in plan.points}
-    for stem in store.results_below(folder):
-        try:
-            known = store.read(stem).provenance
-        except ValueError:
-            continue
-        if stem.name.startswith(f"{plan.name}-"):
-            seconds.append(known.seconds)
-            there += stem.name in planned
-    left = len(plan.points) - there
-    print(f"{plan.name}, code {plan.code}: {len(plan.points)} points, {there} already there")
+    known = _known(folder)
+    left = [point for point in plan.points if plan.stem(point) not in known]
+    total, there = len(plan.points), len(plan.points) - len(left)
+    print(f"{plan.name}, code {plan.code}: {total} points, {there} already there")
     for point in plan.points[:SHOWN]:
         print(f"  {describe(point)}")
-    if len(plan.points) > SHOWN:
-        print(f"  … and {len(plan.points) - SHOWN} more")
-    if seconds:
-        each = statistics.mean(seconds)
-        print(
-            f"about {left * each / workers:.0f} s, at {each:.1f} s a point and {workers} at a time"
-        )
-    else:
+    if total > SHOWN:
+        print(f"  … and {total - SHOWN} more")
+    seconds = [known[name].seconds for name in known if name.startswith(f"{plan.name}-")]
+    if not seconds:
         print("time unknown until a first point has run")
+        return
+    each = statistics.mean(seconds)
+    print(
+        f"about {len(left) * each / workers:.0f} s, at {each:.1f} s a point and {workers} at a time"
+    )
 
 
 def print_summary(plan: Plan, folder: Path, summary: Summary) -> None:
@@ -140,16 +135,11 @@ def _assignments(texts: list[str]) -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib.sweep", description=main.__doc__)
     add = parser.add_argument
-    values: dict[str, Any] = {
-        "nargs": "+",
-        "action": "extend",
-        "default": [],
-        "metavar": "NAME=VALUES",
-    }
+    values = partial(add, nargs="+", action="extend", default=[], metavar="NAME=VALUES")
     add("notebook", help="an .ipynb file, or an address that papermill reads")
-    add("--grid", **values, help="every combination; a,b,c or lin:low:high:n or log:low:high:n")
-    add("--repeat", **values, help="as --grid; for integers, low:high (high left out)")
-    add("--zip", **values, help="lists of one length, taken side by side")
+    values("--grid", help="every combination; a,b,c or lin:low:high:n or log:low:high:n")
+    values("--repeat", help="as --grid; for integers, low:high (high left out)")
+    values("--zip", help="lists of one length, taken side by side")
     add("--random", nargs="+", help="N NAME=uniform:a:b|loguniform:a:b|integer:a:b|choice:a,b …")
     add("--seed", type=int, default=0, help="of the random draws")
     add("--out", type=Path, required=True, help="folder of the results")

@@ -1,14 +1,14 @@
-"""One point of a sweep: run the notebook with papermill, and take what it glued as one row."""
+"""One point of a sweep: run the notebook with papermill, and take its numbers as one row."""
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
 import site
 import tempfile
 import time
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import papermill
 from papermill.exceptions import PapermillExecutionError, strip_color
 
-from lib import store
 from lib.store import code as code_version
+from lib.store.claims import Scalar, claims_in, literal
+from lib.store.results import this_device
 
 # One thread per kernel: points are run side by side, and one thread gives the same bits everywhere.
 ENVIRONMENT = {
@@ -27,7 +28,8 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
 }
 TEXT = "text/plain"
-NUMPY_SCALAR = re.compile(r"(?:np|numpy)\.\w+\((.*)\)")
+# NumPy writes np.float64(0.1), np.True_ and np.float64(inf).
+NUMPY = re.compile(r"^(?:np|numpy)\.(?:\w+\((.*)\)|(True|False)_)$")
 
 
 class CodeChanged(RuntimeError):
@@ -65,7 +67,7 @@ def run_point(
     outcome = _executed(name, notebook, given, folder, output)
     seconds = time.perf_counter() - begin
     _require_code(notebook, code)
-    return {**outcome, "seconds": seconds, "device": f"{store.this_device()}, one thread"}
+    return {**outcome, "seconds": seconds, "device": f"{this_device()}, one thread"}
 
 
 def _executed(
@@ -97,41 +99,47 @@ def _started(path: str, output: str | None, given: dict[str, Any], options: dict
         return papermill.execute_notebook(path, output, given, **options)
 
 
-def glued_scalars(notebook: Any) -> dict[str, Any]:
-    """Numbers, bools and strings that an executed notebook glued (`myst_nb.glue`), by name.
+def glued_scalars(notebook: Any) -> dict[str, Scalar]:
+    """Numbers, bools and strings of an executed notebook, by name.
 
-    Python's and NumPy's; a glued value of another kind, such as a table or a tensor, is left out.
+    Those of its claims (`lib.book.claim`), to the last bit, and those it glued (`myst_nb.glue`),
+    with the digits that were shown. Values of another kind, such as tables, are left out.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or one name has two values.
     """
-    row = {}
+    row: dict[str, Scalar] = {}
+    for claim in claims_in(notebook):
+        for name, value in claim.numbers.items():
+            if isinstance(value, Scalar):
+                _add(row, name, value, exact=True)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             label = output.get("metadata", {}).get("scrapbook")
-            if label:
-                text = output["data"].get(label.get("mime_prefix", "") + TEXT)
-                value = _scalar(text)
-                if value is not None:
-                    row[label["name"]] = value
+            text = label and output["data"].get(label.get("mime_prefix", "") + TEXT)
+            value = literal(NUMPY.sub(r"\1\2", text)) if text else None
+            if value is not None:
+                _add(row, label["name"], value, exact=False)
     if not row:
-        raise ValueError("the notebook glued no number, bool or string: nothing to store")
+        raise ValueError(
+            "the notebook claimed or glued no number, bool or string: nothing to store"
+        )
     return row
 
 
-def _scalar(text: str | None) -> Any:
-    """The number, bool or string that a repr says, or None."""
-    if text is None:
-        return None
-    numpy = NUMPY_SCALAR.fullmatch(text)
-    text = numpy[1] if numpy else text.removeprefix("np.")
-    if text in ("inf", "-inf", "nan"):
-        return float(text)
-    try:
-        value = ast.literal_eval(text.removesuffix("_"))
-    except (ValueError, SyntaxError):
-        return None
-    return value if isinstance(value, (bool, int, float, str)) else None
+def _add(row: dict[str, Scalar], name: str, value: Scalar, exact: bool) -> None:
+    known = row.setdefault(name, value)
+    same = type(known) is type(value) and (known == value or repr(known) == repr(value))
+    if not same and (exact or not _rounds_to(known, value)):
+        raise ValueError(f"the notebook has two values of {name!r}: {known!r} and {value!r}")
+
+
+def _rounds_to(known: Scalar, shown: Scalar) -> bool:
+    """Whether a number is what another shows, to the latter's last digit."""
+    if not isinstance(known, float) or not isinstance(shown, int | float):
+        return False
+    digit = Decimal(repr(shown)).as_tuple().exponent
+    return isinstance(digit, int) and abs(known - shown) <= 0.5001 * 10.0**digit
 
 
 def failure(error: str, message: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -74,16 +75,14 @@ def make_plan(notebook: str, space: Space) -> Plan:
         raise ValueError(f"notebook must be an .ipynb file, got {notebook}")
     node = load_notebook_node(notebook)
     defaults = parameter_defaults(notebook)
-    names = [*space.grid, *space.zipped, *space.random]
-    for name in names:
+    names = Counter([*space.grid, *space.zipped, *space.random])
+    for name, times in names.items():
         if name not in defaults:
             raise ValueError(
                 f"parameter {name!r} is not one of {notebook}'s: {', '.join(defaults) or 'none'}"
             )
-        if names.count(name) > 1:
-            raise ValueError(
-                f"parameter {name!r} must be given once, got {names.count(name)} times"
-            )
+        if times > 1:
+            raise ValueError(f"parameter {name!r} must be given once, got {times} times")
     code = code_version.hash_of([code_version.notebook_code(node)])
     known = {name: value for name, value in defaults.items() if value is not UNKNOWN}
     points = {
@@ -125,15 +124,16 @@ def _combinations(space: Space, defaults: dict[str, Any]) -> Iterator[dict[str, 
         lengths = ", ".join(f"{name} has {len(values)}" for name, values in zipped.items())
         raise ValueError(f"zipped lists must be of one length, got: {lengths}")
     drawn = {name: _draw(name, text, defaults[name], space) for name, text in space.random.items()}
-    for values in itertools.product(*grid.values(), _rows(zipped), _rows(drawn)):
-        *single, row, draw = values
-        yield {**dict(zip(grid, single, strict=True)), **row, **draw}
+    for point, row, draw in itertools.product(
+        _rows(grid, itertools.product), _rows(zipped, zip), _rows(drawn, zip)
+    ):
+        yield {**point, **row, **draw}
 
 
-def _rows(columns: Values) -> list[dict[str, Any]]:
-    if not columns:
-        return [{}]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+def _rows(columns: Values, combine: Callable[..., Iterable[Any]]) -> list[dict[str, Any]]:
+    """Values by name, combined; one empty row where no names are."""
+    rows = combine(*columns.values()) if columns else [()]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def parse_values(name: str, text: str, default: Any) -> list[Any]:
@@ -160,11 +160,8 @@ def parse_values(name: str, text: str, default: Any) -> list[Any]:
 def _spaced(name: str, kind: str, low: str, high: str, count: str) -> list[float]:
     try:
         first, last, number = float(low), float(high), int(count)
-        if (
-            number < 1
-            or not math.isfinite(first + last)
-            or (kind == "log" and min(first, last) <= 0)
-        ):
+        lowest = min(first, last) if kind == "log" else math.inf
+        if number < 1 or not math.isfinite(first + last) or lowest <= 0:
             raise ValueError
     except ValueError:
         raise ValueError(
@@ -178,22 +175,17 @@ def _spaced(name: str, kind: str, low: str, high: str, count: str) -> list[float
 
 def _literals(text: str, strings: bool) -> list[Any]:
     """A comma list: Python literals where all are, words otherwise, words alone if `strings`."""
-    try:
-        values = list(ast.literal_eval(f"[{text}]"))
-    except (ValueError, SyntaxError):
-        words = (word.strip() for word in text.split(","))
-        named = {"true": True, "false": False, "null": None, "None": None}
-        return [
-            word if strings else named[word] if word in named else _literal(word) for word in words
-        ]
-    if strings and not all(isinstance(value, str) for value in values):
-        return [word.strip() for word in text.split(",")]
-    return values
+    words = [word.strip() for word in text.split(",")]
+    values = _literal(f"[{text}]")
+    if isinstance(values, str):  # it is no list of literals
+        return words if strings else [_literal(word) for word in words]
+    return values if not strings or all(isinstance(value, str) for value in values) else words
 
 
 def _literal(word: str) -> Any:
+    """What a word says in Python or JSON, or else itself."""
     try:
-        return ast.literal_eval(word)
+        return ast.literal_eval({"true": "True", "false": "False", "null": "None"}.get(word, word))
     except (ValueError, SyntaxError):
         return word
 

@@ -72,9 +72,7 @@ class ClusterPool:
         try:
             from distributed import Client
         except ImportError:
-            raise ValueError(
-                "a scheduler needs Dask: pip install 'unlearning-stability[cluster]'"
-            ) from None
+            raise ValueError("a scheduler needs the package distributed (Dask)") from None
         try:
             self._client = Client(address, timeout=self.TIMEOUT, set_as_default=False)
         except OSError as error:

@@ -89,7 +89,7 @@ def test_environment_yml_has_the_dependencies_of_pyproject_at_the_pins_of_constr
 
 def test_dependencies_follow_imports_through_lib():
     found = {path.stem for path in pages.dependencies(pages.BOOK / "intro.md")}
-    assert {"coherence", "dynamics", "second_moment", "algorithm", "curvature"} <= found
+    assert {"data_coherence", "dynamics", "second_moment", "algorithm", "curvature"} <= found
     assert "unlearning" not in found
     assert "pages" not in found
 
@@ -101,11 +101,11 @@ def test_fingerprint_sees_a_change_in_an_indirect_import(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     page = tmp_path / "book" / "intro.md"
     before = pages.fingerprint(page)
-    with open(tmp_path / "lib" / "second_moment.py", "a") as file:
+    with open(tmp_path / "lib" / "stability" / "second_moment.py", "a") as file:
         file.write("# changed\n")
     assert pages.fingerprint(page) != before
-    shutil.copy(ROOT / "lib" / "second_moment.py", tmp_path / "lib")
-    with open(tmp_path / "lib" / "unlearning.py", "a") as file:
+    shutil.copy(ROOT / "lib" / "stability" / "second_moment.py", tmp_path / "lib" / "stability")
+    with open(tmp_path / "lib" / "cnn" / "unlearning.py", "a") as file:
         file.write("# changed\n")
     assert pages.fingerprint(page) == before
 

@@ -16,6 +16,7 @@ from papermill.iorw import papermill_io
 
 from lib import store
 from lib.store import code as code_version
+from lib.store.claims import MIME, ClaimRecord
 from lib.sweep import command as sweep
 from lib.sweep.point import glued_scalars, run_point
 from lib.sweep.points import (
@@ -254,6 +255,76 @@ def test_glued_scalars_are_a_row_and_the_rest_is_left_out():
     assert glued_scalars(Notebook) == {**wanted, "shown": 1}
     with pytest.raises(ValueError, match="glued no number"):
         glued_scalars(type("Empty", (), {"cells": []}))
+
+
+def claimed(**numbers):
+    """A cell as a claim leaves it."""
+    content = ClaimRecord("id", "Sentence.", "shown", numbers, {}).to_json()
+    return {"outputs": [{"metadata": {MIME: content}, "data": {}}]}
+
+
+def glued(name, text):
+    label = {"scrapbook": {"name": name, "mime_prefix": ""}}
+    return {"outputs": [{"metadata": label, "data": {"text/plain": text}}]}
+
+
+class Cells:
+    def __init__(self, *cells):
+        self.cells = cells
+
+
+@pytest.mark.parametrize("text", ["0.333", "0.3333333333333333", "np.float64(0.33)", "0"])
+def test_what_was_claimed_and_glued_is_stored_as_claimed(text):
+    row = glued_scalars(Cells(glued("a", text), claimed(a=1 / 3, b=np.array([1.0, 2.0]))))
+    assert row == {"a": 1 / 3}
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        (claimed(a=1.0), claimed(a=1.0 + 1e-15)),
+        (claimed(a=1), claimed(a=True)),
+        (claimed(a=0.333), glued("a", "0.334")),
+        (claimed(a="word"), glued("a", "1.0")),
+        (glued("a", "1.0"), glued("a", "2.0")),
+    ],
+)
+def test_a_name_with_two_values_is_refused(cells):
+    with pytest.raises(ValueError, match="two values of 'a'"):
+        glued_scalars(Cells(*cells))
+
+
+def test_a_name_may_be_claimed_twice_with_one_value():
+    row = glued_scalars(Cells(claimed(a=math.nan, b=2), claimed(a=math.nan, b=2)))
+    assert math.isnan(float(row["a"]))
+    assert row["b"] == 2
+
+
+CLAIMS = """
+%precision 3
+import numpy as np, torch
+from lib.book import claim
+from myst_nb import glue
+third = 1 / 3
+claim("{third:.2f}", lambda third: third < 0.34, third=third, single=np.float32(0.1),
+      tensor=torch.tensor(1 / 7), half=torch.tensor(0.1, dtype=torch.bfloat16), count=2**53 + 1,
+      double=torch.tensor(1 / 7, dtype=torch.float64), word="it's")
+glue("third", third)
+"""
+
+
+def test_claims_come_from_a_kernel_to_the_last_bit(tmp_path):
+    notebook = write_notebook(tmp_path / "tiny.ipynb", CLAIMS)
+    plan = make_plan(notebook, Space())
+    summary = run(plan, tmp_path / "out", LocalPool(1))
+    assert summary.complete, summary.failed
+    row = store.load(tmp_path / "out").iloc[0]
+    assert row["third"] == 1 / 3
+    assert row["single"] == float(np.float32(0.1))
+    assert row["tensor"] == float(np.float32(1 / 7))
+    assert row["double"] == 1 / 7
+    assert row["half"] == 0.10009765625
+    assert (row["count"], row["word"]) == (2**53 + 1, "it's")
 
 
 def test_a_kernel_that_never_came_up_is_started_once_more(notebook, tmp_path, monkeypatch):
