@@ -2,12 +2,15 @@
 
 As a Sphinx extension (`_config.yml`) it makes the build see `lib/`: a page is read again, and
 executed again, when a module it imports has changed. As a command, `python -m lib.book.pages`,
-it writes each page's paired notebook with outputs.
+it writes each page's paired notebook with outputs; with `stamp OWNER/NAME` it gives this checkout
+the address under which it is published.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -23,12 +26,62 @@ from lib.store import code as code_version
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 KERNELSPEC = re.compile(r"\A---\n.*?^kernelspec:\n", re.S | re.M)
-INSTALL = re.compile(r"(?<=%pip install --quiet git\+)\S+")
+PLACEHOLDER = "__OWNER__"
+GITHUB_NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*/[\w-][\w.-]*", re.A)
+INSTALL = re.compile(r"^    (?:%pip install|raise ModuleNotFoundError)\b.*$", re.M)
+# Published notebooks are on a branch of their own (_config.yml, .github/workflows/book.yml); the
+# package they install is the one they were computed with. Sweeps want papermill.
+INSTALL_LINE = "    %pip install --quiet git+{url}@notebooks papermill"
+# The other places where a reader is told the address: what stands there, stamped or not.
+ADDRESSES = [
+    ("pyproject.toml", re.compile(r"^Repository = .*$", re.M), 'Repository = "{url}"'),
+    ("README.md", re.compile(r"in a clone( \(.*\))?:$", re.M), "in a clone (`git clone {url}`):"),
+    (
+        "CITATION.cff",
+        re.compile(r"^(repository-code: .*\n)?references:$", re.M),
+        'repository-code: "{url}"\nreferences:',
+    ),
+]
 
 
 def repository_url() -> str:
     """The project's address, from its one place: `[project.urls]` of pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+
+def stamp(repository: str) -> None:
+    """Give this checkout the address of a published copy, wherever it tells a reader an address.
+
+    Pages and notebooks install from it, README clones it, CITATION.cff names it, and the launch
+    buttons of the next build open its notebooks. Stamping again, or anew, is no different.
+
+    Args:
+        repository: `OWNER/NAME` on GitHub.
+
+    Raises:
+        ValueError: no such name can be, or a file does not have the one place to write it to.
+    """
+    if not GITHUB_NAME.fullmatch(repository):
+        raise ValueError(f"repository must be OWNER/NAME as GitHub allows them, got {repository!r}")
+    url = f"https://github.com/{repository}"
+    for name, place, text in ADDRESSES:
+        path = ROOT / name
+        path.write_text(_put(text.format(url=url), place, path.read_text(), name))
+    line = INSTALL_LINE.format(url=url)
+    for page in executable_pages():
+        page.write_text(_put(line, INSTALL, page.read_text(), page.name))
+        notebook = nbformat.read(pair(page), as_version=4)
+        cell = next(cell for cell in notebook.cells if INSTALL.search(cell.source))
+        cell.source = _put(line, INSTALL, cell.source, pair(page).name)
+        pair(page).write_text(nbformat.writes(notebook) + "\n")
+
+
+def _put(text: str, place: re.Pattern[str], into: str, name: str) -> str:
+    """`into` with `text` where `place` matches, once."""
+    into, places = place.subn(lambda _: text, into)
+    if places != 1:
+        raise ValueError(f"{name} must have one place for the project's address, got {places}")
+    return into
 
 
 def executable_pages() -> list[Path]:
@@ -68,11 +121,8 @@ def pair(page: Path) -> Path:
 def write_pair(page: Path) -> bool:
     """Execute a page and write its notebook, unless cells and fingerprint are those already there.
 
-    Also puts the project's address into the page's install cell. Returns whether it executed.
+    Returns whether it executed.
     """
-    text = INSTALL.sub(repository_url(), page.read_text())
-    if text != page.read_text():
-        page.write_text(text)
     notebook = jupytext.read(page)
     notebook.metadata["fingerprint"] = fingerprint(page)
     target = pair(page)
@@ -94,7 +144,14 @@ def write_pair(page: Path) -> bool:
 
 
 def main() -> None:
-    """Write the pairs of all pages, saying what was done."""
+    """Stamp an address, or write the pairs of all pages, saying what was done."""
+    parser = argparse.ArgumentParser(prog="python -m lib.book.pages")
+    parser.add_argument("command", nargs="?", choices=["pairs", "stamp"], default="pairs")
+    parser.add_argument("repository", nargs="?", default=os.environ.get("GITHUB_REPOSITORY", ""))
+    given = parser.parse_args()
+    if given.command == "stamp":
+        stamp(given.repository)
+        return
     for page in executable_pages():
         done = "executed" if write_pair(page) else "unchanged"
         print(f"{page.relative_to(ROOT)}: {done}", flush=True)
@@ -108,7 +165,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def _set_address(app: Sphinx, config: Any) -> None:
-    config.html_theme_options["repository_url"] = repository_url()
+    if PLACEHOLDER in repository_url():  # nothing there to open
+        config.html_theme_options["launch_buttons"] = {}
+    else:
+        config.html_theme_options["repository_url"] = repository_url()
 
 
 def _note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
