@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import os
 import re
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbclient
 import nbformat
+from myst_nb.core.execute import create_client
+from myst_nb.core.read import create_nb_reader
 from sphinx.application import Sphinx
 
 from lib.store import code as code_version
@@ -161,6 +165,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.connect("config-inited", _set_address)
     app.connect("source-read", _note_dependencies)
+    app.connect("env-before-read-docs", _execute_ahead)
+    app.connect("autodoc-process-docstring", _escape_docstring, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -169,6 +175,39 @@ def _set_address(app: Sphinx, config: Any) -> None:
         config.html_theme_options["launch_buttons"] = {}
     else:
         config.html_theme_options["repository_url"] = repository_url()
+
+
+def _escape_docstring(app: Sphinx, what: str, name: str, of: Any, _: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with code in backticks: |x| and α_ mean themselves."""
+    parts = "\n".join(lines).split("`")
+    parts[::2] = [re.sub(r"[|*]|_(?!\w)", r"\\\g<0>", text) for text in parts[::2]]
+    lines[:] = "``".join(parts).split("\n")
+
+
+def _execute_ahead(app: Sphinx, env: Any, docnames: list[str]) -> None:
+    """Execute the pages that will be read into the cache, one a processor; Sphinx runs them singly.
+
+    A page that fails is left to Sphinx, which runs it again and reports.
+    """
+    sources = {page: page.read_text() for page in executable_pages()}
+    names = {Path(env.doc2path(name)) for name in docnames}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for page in [page for page in sources if page in names]:
+            pool.submit(_execute, page, _with_fingerprint(page, sources[page]), env)
+
+
+def _execute(page: Path, text: str, env: Any) -> None:
+    reader = create_nb_reader(str(page), env.myst_config, env.mystnb_config, text)
+    notebook = reader.read(text)
+    quiet = logging.Logger("ahead", logging.CRITICAL)
+    with create_client(notebook, str(page), env.mystnb_config, quiet, reader.read_fmt):
+        pass
+
+
+def _with_fingerprint(page: Path, text: str) -> str:
+    head = KERNELSPEC.match(text)
+    assert head is not None
+    return f"{head[0]}  fingerprint: {fingerprint(page)}\n{text[head.end() :]}"
 
 
 def _note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -182,9 +221,7 @@ def _note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
         return
     for path in [*dependencies(page), *stored_results(page), ROOT / "constraints.txt"]:
         app.env.note_dependency(str(path))
-    head = KERNELSPEC.match(source[0])
-    assert head is not None
-    source[0] = f"{head[0]}  fingerprint: {fingerprint(page)}\n{source[0][head.end() :]}"
+    source[0] = _with_fingerprint(page, source[0])
 
 
 if __name__ == "__main__":
