@@ -99,9 +99,9 @@ def test_a_bare_install_opens_every_door_from_any_folder(tmp_path):
         else:
             shutil.copy(source, target)
     site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", site, tmp_path / "tree"], check=True, cwd=tmp_path)
     (site / "dependencies.pth").write_text(str(Path(pytest.__file__).parents[1]))
-    pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--force-reinstall", tmp_path / "tree"], check=True, cwd=tmp_path)
     imports = "\n".join(f"import lib.{d.parent.name}" for d in DOORS if d.parent.name != "sweep")
     program = f"{BARE}\n{imports}\nprint(lib.__file__)"
     done = subprocess.run(
