@@ -1,22 +1,34 @@
-# make book   the built book, in _build/html/index.html
-# make test   lint, types, unit tests, doctests, and every notebook cell against its stored output
+# make book        the built book, in _build/html/index.html
+# make check       format, lint, types, import contracts, fast tests: the inner loop
+# make test        check, the longer tests, and every notebook cell against its stored output
+# make test-slow   each page alone in a fresh environment, real sweeps and kills, lowest versions
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n 2
 # The pages work on small matrices, where a second thread costs more than it brings; and one thread
 # gives the same digits everywhere.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: book test pairs sweep benchmark clean
+.PHONY: book check lint test test-slow pairs sweep benchmark clean
 
 book: .venv/.installed
 	$(BIN)/jupyter-book build . -W -n --keep-going
 
-test: .venv/.installed
-	$(BIN)/ruff check .
+check: lint
+	$(PYTEST) -m "not long and not slow"
+
+lint: .venv/.installed
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --override-ini addopts= --nbval --nbval-current-env book
+	$(BIN)/lint-imports
+
+test: lint
+	$(PYTEST) -m "not slow"
+	$(PYTEST) --override-ini addopts= --dist loadscope --nbval --nbval-current-env book
+
+test-slow: .venv/.installed
+	$(PYTEST) -m slow --durations 10
 
 # Rewrites book/*.ipynb, with outputs, from book/*.md; only pages that changed, or whose lib did.
 pairs: .venv/.installed

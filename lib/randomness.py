@@ -17,7 +17,7 @@ def stream(
     one generator per seed the first filter would point along the signal.
     """
     state = seed_sequence(purpose, seed, part).generate_state(1, np.uint64)[0]
-    return torch.Generator(device or "cpu").manual_seed(int(state >> 1))
+    return torch.Generator(device or "cpu").manual_seed(int(state) >> 1)
 
 
 def seed_sequence(purpose: str, seed: int, part: int = 0) -> np.random.SeedSequence:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -15,3 +17,30 @@ def _double_precision():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+def _reason(report):
+    """Why a test was skipped; pytest keeps it as the last of (path, line, text)."""
+    return str(report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """In CI only a missing GPU excuses a test from running."""
+    report = yield
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and os.environ.get("CI") == "true" and "CUDA" not in _reason(report):
+        report.outcome = "failed"
+        report.longrepr = f"in CI nothing is skipped but CUDA tests: {_reason(report)}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Name every skipped test: what did not run was not tested."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        cuda = sum("CUDA" in _reason(report) for report in skipped)
+        title = f"{len(skipped)} NOT RUN, {cuda} of them for want of CUDA"
+        terminalreporter.section(title, sep="!", red=True, bold=True)
+        for report in sorted(skipped, key=lambda report: report.nodeid):
+            terminalreporter.line(f"{report.nodeid}: {_reason(report)}")

@@ -2,20 +2,27 @@
 
 As a Sphinx extension (`_config.yml`) it makes the build see `lib/`: a page is read again, and
 executed again, when a module it imports has changed. As a command, `python -m lib.book.pages`,
-it writes each page's paired notebook with outputs.
+it writes each page's paired notebook with outputs; with `stamp OWNER/NAME` it gives this checkout
+the address under which it is published.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import logging
+import os
 import re
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbclient
 import nbformat
+from myst_nb.core.execute import create_client
+from myst_nb.core.read import create_nb_reader
 from sphinx.application import Sphinx
 
 from lib.store import code as code_version
@@ -23,12 +30,62 @@ from lib.store import code as code_version
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 KERNELSPEC = re.compile(r"\A---\n.*?^kernelspec:\n", re.S | re.M)
-INSTALL = re.compile(r"(?<=%pip install --quiet git\+)\S+")
+PLACEHOLDER = "__OWNER__"
+GITHUB_NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*/[\w-][\w.-]*", re.A)
+INSTALL = re.compile(r"^    (?:%pip install|raise ModuleNotFoundError)\b.*$", re.M)
+# Published notebooks are on a branch of their own (_config.yml, .github/workflows/book.yml); the
+# package they install is the one they were computed with. Sweeps want papermill.
+INSTALL_LINE = "    %pip install --quiet git+{url}@notebooks papermill"
+# The other places where a reader is told the address: what stands there, stamped or not.
+ADDRESSES = [
+    ("pyproject.toml", re.compile(r"^Repository = .*$", re.M), 'Repository = "{url}"'),
+    ("README.md", re.compile(r"in a clone( \(.*\))?:$", re.M), "in a clone (`git clone {url}`):"),
+    (
+        "CITATION.cff",
+        re.compile(r"^(repository-code: .*\n)?references:$", re.M),
+        'repository-code: "{url}"\nreferences:',
+    ),
+]
 
 
 def repository_url() -> str:
     """The project's address, from its one place: `[project.urls]` of pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+
+def stamp(repository: str) -> None:
+    """Give this checkout the address of a published copy, wherever it tells a reader an address.
+
+    Pages and notebooks install from it, README clones it, CITATION.cff names it, and the launch
+    buttons of the next build open its notebooks. Stamping again, or anew, is no different.
+
+    Args:
+        repository: `OWNER/NAME` on GitHub.
+
+    Raises:
+        ValueError: no such name can be, or a file does not have the one place to write it to.
+    """
+    if not GITHUB_NAME.fullmatch(repository):
+        raise ValueError(f"repository must be OWNER/NAME as GitHub allows them, got {repository!r}")
+    url = f"https://github.com/{repository}"
+    for name, place, text in ADDRESSES:
+        path = ROOT / name
+        path.write_text(_put(text.format(url=url), place, path.read_text(), name))
+    line = INSTALL_LINE.format(url=url)
+    for page in executable_pages():
+        page.write_text(_put(line, INSTALL, page.read_text(), page.name))
+        notebook = nbformat.read(pair(page), as_version=4)
+        cell = next(cell for cell in notebook.cells if INSTALL.search(cell.source))
+        cell.source = _put(line, INSTALL, cell.source, pair(page).name)
+        pair(page).write_text(nbformat.writes(notebook) + "\n")
+
+
+def _put(text: str, place: re.Pattern[str], into: str, name: str) -> str:
+    """`into` with `text` where `place` matches, once."""
+    into, places = place.subn(lambda _: text, into)
+    if places != 1:
+        raise ValueError(f"{name} must have one place for the project's address, got {places}")
+    return into
 
 
 def executable_pages() -> list[Path]:
@@ -68,11 +125,8 @@ def pair(page: Path) -> Path:
 def write_pair(page: Path) -> bool:
     """Execute a page and write its notebook, unless cells and fingerprint are those already there.
 
-    Also puts the project's address into the page's install cell. Returns whether it executed.
+    Returns whether it executed.
     """
-    text = INSTALL.sub(repository_url(), page.read_text())
-    if text != page.read_text():
-        page.write_text(text)
     notebook = jupytext.read(page)
     notebook.metadata["fingerprint"] = fingerprint(page)
     target = pair(page)
@@ -94,7 +148,14 @@ def write_pair(page: Path) -> bool:
 
 
 def main() -> None:
-    """Write the pairs of all pages, saying what was done."""
+    """Stamp an address, or write the pairs of all pages, saying what was done."""
+    parser = argparse.ArgumentParser(prog="python -m lib.book.pages")
+    parser.add_argument("command", nargs="?", choices=["pairs", "stamp"], default="pairs")
+    parser.add_argument("repository", nargs="?", default=os.environ.get("GITHUB_REPOSITORY", ""))
+    given = parser.parse_args()
+    if given.command == "stamp":
+        stamp(given.repository)
+        return
     for page in executable_pages():
         done = "executed" if write_pair(page) else "unchanged"
         print(f"{page.relative_to(ROOT)}: {done}", flush=True)
@@ -104,11 +165,49 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.connect("config-inited", _set_address)
     app.connect("source-read", _note_dependencies)
+    app.connect("env-before-read-docs", _execute_ahead)
+    app.connect("autodoc-process-docstring", _escape_docstring, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def _set_address(app: Sphinx, config: Any) -> None:
-    config.html_theme_options["repository_url"] = repository_url()
+    if PLACEHOLDER in repository_url():  # nothing there to open
+        config.html_theme_options["launch_buttons"] = {}
+    else:
+        config.html_theme_options["repository_url"] = repository_url()
+
+
+def _escape_docstring(app: Sphinx, what: str, name: str, of: Any, _: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with code in backticks: |x| and α_ mean themselves."""
+    parts = "\n".join(lines).split("`")
+    parts[::2] = [re.sub(r"[|*]|_(?!\w)", r"\\\g<0>", text) for text in parts[::2]]
+    lines[:] = "``".join(parts).split("\n")
+
+
+def _execute_ahead(app: Sphinx, env: Any, docnames: list[str]) -> None:
+    """Execute the pages that will be read into the cache, one a processor; Sphinx runs them singly.
+
+    A page that fails is left to Sphinx, which runs it again and reports.
+    """
+    sources = {page: page.read_text() for page in executable_pages()}
+    names = {Path(env.doc2path(name)) for name in docnames}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for page in [page for page in sources if page in names]:
+            pool.submit(_execute, page, _with_fingerprint(page, sources[page]), env)
+
+
+def _execute(page: Path, text: str, env: Any) -> None:
+    reader = create_nb_reader(str(page), env.myst_config, env.mystnb_config, text)
+    notebook = reader.read(text)
+    quiet = logging.Logger("ahead", logging.CRITICAL)
+    with create_client(notebook, str(page), env.mystnb_config, quiet, reader.read_fmt):
+        pass
+
+
+def _with_fingerprint(page: Path, text: str) -> str:
+    head = KERNELSPEC.match(text)
+    assert head is not None
+    return f"{head[0]}  fingerprint: {fingerprint(page)}\n{text[head.end() :]}"
 
 
 def _note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -122,9 +221,7 @@ def _note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
         return
     for path in [*dependencies(page), *stored_results(page), ROOT / "constraints.txt"]:
         app.env.note_dependency(str(path))
-    head = KERNELSPEC.match(source[0])
-    assert head is not None
-    source[0] = f"{head[0]}  fingerprint: {fingerprint(page)}\n{source[0][head.end() :]}"
+    source[0] = _with_fingerprint(page, source[0])
 
 
 if __name__ == "__main__":

@@ -235,7 +235,9 @@ def spectral_distribution(
     included.
 
     In closed form, no quadrature: ∫G dz is elementary in w, and with w = 1/G(t + i0)
+
         π(1 − F) = t Im(1/w) + (1 − 1/c_r − 1/c_f) arg w + arg(w − x)/c_r + arg(w + y)/c_f.
+
     Shape, dtype, device and errors as `spectral_density`.
     """
     law = FreeDifference(mixing, retain_ratio, forget_ratio)

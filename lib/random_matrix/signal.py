@@ -38,7 +38,9 @@ def expected_coherence(snr: float, dim: int, n_retain: int, n_forget: int) -> Ex
 
     With e = ‖μ‖² and s² = σ_p⁴(d−1): ⟨h_i,h_j⟩ = ±(e + s·g), g nearly standard normal. E S_ij is
     the mean of a folded normal, which falls to `noise_floor` as SNR → 0; E S_ij² = e² + s², so
+
         χ ≈ (e²+s²)/√(q_r q_f),  q_c = (E S_ii² − E S_ij²)/n_c + E S_ij²,  E S_ii² = 1 + 2s²;
+
     σ_c = λ_1(S_cc)/max_i S_ii by second-order perturbation about the mean matrix over the mean
     maximum of n_c chi-squared norms. Biases are of order 1/d in the pair, at most 1/n in σ and χ;
     the book measures them.

@@ -77,7 +77,9 @@ def shared_signal_outliers(
     """Outliers, ascending, of A = (1−α)H_r − αH_f when both sets have covariance I + θ²vvᵀ.
 
     det(z − Σ^{1/2}A₀Σ^{1/2}) = 0 off the bulk reads z G(z) = 1 + 1/θ², and with w = 1/G(z)
+
         a_r/(w − x) − a_f/(w + y) = 1/θ²,   z = (1 + 1/θ²) w,   overlap = z'/(1 + θ²(1 − z')),
+
     z' = dz/dw: a quadratic in w, whose root counts when it lies beyond the edge. At most one
     outlier on either side of the bulk. Gaps inside the support are not searched.
     Raises ValueError for mixing outside [0, 1], a strength not ≥ 0 or a ratio not > 0, or not

@@ -16,8 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-# What a cell installs is not what it computes; nor does the project's address change a result.
-PIP = re.compile(r"^(\s*)[%!]\s*pip\b.*$", re.M)
+# What a cell installs, or refuses to run without, is not what it computes.
+PIP = re.compile(r"^(\s*)(?:[%!]\s*pip\b|raise ModuleNotFoundError\b).*$", re.M)
 
 
 def code_hash(*sources: Path) -> str:

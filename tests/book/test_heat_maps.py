@@ -47,6 +47,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "heat_maps"
 
 
+@pytest.mark.long
 def test_stored_results_come_back_and_stale_ones_do_not(folder, monkeypatch):
     full = results("full", names=["mixing", "resistance"])
     read = results("stored", names=["mixing", "resistance"])

@@ -9,6 +9,7 @@ import sys
 import tomllib
 import venv
 from pathlib import Path
+from types import SimpleNamespace
 
 import jupytext
 import nbformat
@@ -23,6 +24,7 @@ ROOT = pages.ROOT
 PAGES = pages.executable_pages()
 # Without the repository's stored results the page computes its map, at full size for two minutes.
 QUICKER = {"benign_overfitting": ["-p", "norm_step", "0.2", "-p", "dim_step", "50"]}
+FORK = "someone/their-fork"
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
@@ -59,14 +61,15 @@ def test_the_address_stands_in_one_place_and_nobody_can_own_the_placeholder():
     # GitHub names are letters, digits and single inner hyphens.
     assert owner == "__OWNER__" or re.fullmatch(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*", owner)
     for page in PAGES:
-        assert pages.INSTALL.findall(page.read_text()) == [url]
-    for name in ("README.md", "CITATION.cff"):
-        assert url in (ROOT / name).read_text()
+        assert len(pages.INSTALL.findall(page.read_text())) == 1
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     for name in tracked:
         text = (ROOT / name).read_text(errors="ignore")
+        # Neither a placeholder to clone or install from, nor a name that is not ours on PyPI.
+        assert not re.search(r"(clone|install|git\+).*__OWNER__", text), name
+        assert not re.search(r"install [^.\n]*unlearning.stability[\['\"]", text), name
         for found in re.findall(r"github\.com/[\w-]+/unlearning-stability", text):
             assert url.endswith(found), name
 
@@ -128,19 +131,60 @@ def test_fingerprint_sees_a_pages_stored_results(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """A local clone of the working tree as it stands, committed, to install from."""
-    target = tmp_path_factory.mktemp("clone") / "unlearning-stability"
-    shutil.copytree(
-        ROOT, target, ignore=shutil.ignore_patterns(".venv", "_build", ".git", ".*_cache")
-    )
+def published(tmp_path_factory):
+    """A copy of the working tree as it stands, stamped and committed as a fork publishes it."""
+    target = tmp_path_factory.mktemp("published") / "fork"
+    ignored = (".venv", "_build", ".git", ".*_cache", "shared", "*.egg-info")
+    shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*ignored))
+    stamp(target, FORK)
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(target)]
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "tree"]):
+    for command in (["init", "-qb", "notebooks"], ["add", "-A"], ["commit", "-qm", "tree"]):
         subprocess.run(git + command, check=True)
     return target
 
 
-def colab_like(folder):
+def stamp(tree, repository):
+    command = [sys.executable, "-m", "lib.book.pages", "stamp", repository]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    subprocess.run(command, cwd=tree, env=environment, check=True)
+
+
+@pytest.mark.long
+def test_a_stamped_copy_points_at_its_own_address_wherever_a_reader_is_told_one(published):
+    url = f"https://github.com/{FORK}"
+    for name in ("README.md", "CITATION.cff", "pyproject.toml"):
+        assert url in (published / name).read_text(), name
+    for page in PAGES:
+        for name in (page.name, pages.pair(page).name):
+            text = (published / "book" / name).read_text()
+            assert text.count(f"%pip install --quiet git+{url}@notebooks") == 1, name
+            assert "ModuleNotFoundError" not in text
+        assert nbformat.read(published / "book" / pages.pair(page).name, as_version=4).cells
+    before = {path: path.read_bytes() for path in published.rglob("*.*") if path.is_file()}
+    stamp(published, FORK)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a", "__OWNER__/a", "a/b/c", "-a/b", "a/..", "a b/c", "a/b\n"]
+)
+def test_an_address_that_cannot_be_is_refused(name):
+    with pytest.raises(ValueError, match="repository must be OWNER/NAME"):
+        pages.stamp(name)
+
+
+@pytest.mark.parametrize(("url", "links"), [("__OWNER__/x", 0), (FORK, 1)])
+def test_launch_buttons_open_the_notebooks_of_a_published_copy_only(monkeypatch, url, links):
+    monkeypatch.setattr(pages, "repository_url", lambda: f"https://github.com/{url}")
+    config = SimpleNamespace(html_theme_options={"launch_buttons": {"colab_url": "https://colab"}})
+    pages._set_address(SimpleNamespace(), config)
+    options = config.html_theme_options
+    assert len(options["launch_buttons"]) == links
+    assert options.get("repository_url") == (f"https://github.com/{url}" if links else None)
+    assert "branch: notebooks" in (ROOT / "_config.yml").read_text()
+
+
+def empty_environment(folder):
     """A fresh environment with the dependencies but not the project, as Colab is."""
     venv.create(folder, with_pip=False)
     site = next((folder / "lib").glob("python*/site-packages"))
@@ -151,50 +195,60 @@ def colab_like(folder):
     return folder / "bin" / "python"
 
 
-@each_page
-def test_notebook_runs_alone_where_the_project_is_absent(page, clone, tmp_path):
-    """Empty folder, fresh environment, address pointed at a local clone: what Colab does."""
-    python = colab_like(tmp_path / "env")
-    away = tmp_path / "empty"
-    away.mkdir()
-    shutil.copy(pages.pair(page), away)
-    absent = subprocess.run(
-        [python, "-c", "import lib"], cwd=away, capture_output=True, check=False
+def elsewhere():
+    """The environment variables of a process that does not know this repository."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+
+def lib_of(python, folder):
+    """Where an environment finds `lib`; empty if nowhere."""
+    command = [python, "-c", "import lib; print(lib.__file__)"]
+    found = subprocess.run(
+        command, cwd=folder, env=elsewhere(), capture_output=True, text=True, check=False
     )
-    assert absent.returncode != 0
+    return found.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """An environment without the project; the first notebook that runs in it installs it."""
+    folder = tmp_path_factory.mktemp("alone")
+    python = empty_environment(folder / "env")
+    assert not lib_of(python, folder)
+    kernel_for(python, folder)
+    return folder
+
+
+@pytest.mark.slow
+@each_page
+def test_notebook_runs_alone_where_the_project_is_absent(page, published, alone, tmp_path):
+    """Empty folder, fresh environment, address pointed at a local clone: what Colab does."""
+    shutil.copy(published / "book" / pages.pair(page).name, tmp_path)
     environment = {
-        **{k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")},
+        **elsewhere(),
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.file://{clone}.insteadOf",
-        "GIT_CONFIG_VALUE_0": pages.repository_url(),
+        "GIT_CONFIG_KEY_0": f"url.file://{published}.insteadOf",
+        "GIT_CONFIG_VALUE_0": f"https://github.com/{FORK}",
         "PIP_NO_BUILD_ISOLATION": "0",
-        "JUPYTER_PATH": str(kernel_for(python, tmp_path)),
+        "JUPYTER_PATH": str(alone / "jupyter"),
     }
-    command = [sys.executable, "-m", "papermill", "--cwd", str(away), f"{away}/{page.stem}.ipynb"]
+    command = [sys.executable, "-m", "papermill", "--cwd", ".", f"{page.stem}.ipynb"]
     done = subprocess.run(
         [*command, "out.ipynb", "-k", "alone", *QUICKER.get(page.stem, [])],
-        cwd=away,
+        cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    where = subprocess.run(
-        [python, "-c", "import lib; print(lib.__file__)"],
-        cwd=away,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert Path(where.stdout.strip()).is_relative_to(tmp_path / "env")
+    assert Path(lib_of(alone / "env" / "bin" / "python", tmp_path)).is_relative_to(alone / "env")
 
 
 def kernel_for(python, folder):
-    """A folder for JUPYTER_PATH whose kernel `alone` is this Python."""
+    """Make `folder/jupyter` a folder for JUPYTER_PATH whose kernel `alone` is this Python."""
     spec = folder / "jupyter" / "kernels" / "alone"
     spec.mkdir(parents=True)
     argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     kernel = {"argv": argv, "display_name": "alone", "language": "python"}
     (spec / "kernel.json").write_text(json.dumps(kernel))
-    return folder / "jupyter"

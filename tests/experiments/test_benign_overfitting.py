@@ -82,6 +82,7 @@ def test_coefficients_equal_the_released_loop(output_scale):
         torch.testing.assert_close(output, responses[:3].sum() - responses[3:].sum())
 
 
+@pytest.mark.long
 def test_cells_have_the_law_of_the_released_loop():
     """Mean training loss and test error of 150 runs of each, within four standard errors."""
     torch.manual_seed(2)

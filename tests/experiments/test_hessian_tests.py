@@ -174,6 +174,7 @@ MAPS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MAPS)
 def test_majorities_of_the_book_s_maps_are_the_sign_of_the_typical_exponent(name):
     setting, x, y = MAPS[name]

@@ -208,6 +208,7 @@ def test_edge_scale_of_one_set_is_johnstones():
         edge_scales(0.0, 2.0, 1.0)
 
 
+@pytest.mark.long
 def test_distance_to_the_edge_falls_as_the_two_thirds_power():
     sizes, draws, mixing, ratios = [40, 80, 160, 320], 40, 0.1, (0.25, 1.0)
     upper = spectrum_edges(mixing, *ratios)[1]

@@ -89,6 +89,7 @@ def test_thm_shared_signal_outliers_match_dense(mixing, ratios, strength, count)
         assert abs(mean[k, 1] - outlier.overlap) < 3 * error[k, 1] + bias
 
 
+@pytest.mark.long
 def test_thm_own_signal_matches_a_dense_generalised_eigenvalue():
     dim, draws = 240, 20
     for ratios, strength in [((0.25, 1.0), 5.0), ((0.2, 2.0), 7.0)]:

@@ -63,12 +63,14 @@ def peak_rise(setup, small, large):
     return float(done.stdout)
 
 
+@pytest.mark.long
 @on_linux
 def test_everything_at_500_samples_fits_in_a_few_square_matrices():
     square = 500**2 * 8 / 2**20  # MB of one n × n matrix; an n² × n² one would have 62,500 times
     assert peak_rise(SETUP, "everything(20)", "everything(500)") < 150 * square
 
 
+@pytest.mark.long
 @on_linux
 def test_curvature_of_a_model_holds_no_matrix_of_parameters_squared():
     p = 22 * 500  # one p × p matrix has 923 MB, all n = 500 Jacobian rows 42 MB

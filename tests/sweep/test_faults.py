@@ -91,6 +91,7 @@ def sweep_counting_calls(plan, folder, log, fatal):
     return calls
 
 
+@pytest.mark.slow
 def test_kills_between_and_inside_writes(plan, tmp_path):
     """Forty seeded moments of a sweep, spread over all its system calls."""
     counter = tmp_path / "calls"
@@ -271,6 +272,7 @@ def deadly(name, notebook, code, given, folder, output):
     return {"row": {"value": float(given["n"])}, "seconds": 0.0, "device": "none"}
 
 
+@pytest.mark.slow
 def test_a_point_that_kills_its_worker_is_found_out_and_the_others_finish(plan, tmp_path):
     summary = run(plan, tmp_path / "out", LocalPool(2), execute=deadly)
     (line,) = summary.failed.values()
@@ -290,6 +292,7 @@ SLEEPY = (
 )
 
 
+@pytest.mark.slow
 def test_a_real_sweep_killed_twice_goes_on_and_leaves_no_process(tmp_path):
     """kill -9 of the runner; then of a kernel (by the point itself); Ctrl-C; then to the end."""
     notebook = write_notebook(tmp_path / "tiny.ipynb", *SLEEPY)
@@ -327,6 +330,7 @@ def test_a_real_sweep_killed_twice_goes_on_and_leaves_no_process(tmp_path):
     assert not alive, alive
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_a_failed_point(tmp_path):
     notebook = write_notebook(tmp_path / "tiny.ipynb", "import os\nif n == 1: os._exit(1)",
                               "from myst_nb import glue\nglue('value', n)")  # fmt: skip

@@ -392,6 +392,7 @@ def test_dry_run_prints_points_and_time_and_computes_nothing(notebook, tmp_path,
 SLEEPY = "import time, os\ntime.sleep(0.3)\nprint(open('runs', 'a').write(f'{n}\\n'))"
 
 
+@pytest.mark.slow
 def test_a_real_sweep_by_the_command_with_a_failing_point(tmp_path, capsys):
     """papermill, worker processes, kernels: a row each, one failure, one kernel per point."""
     (tmp_path / "book").mkdir()
@@ -434,6 +435,7 @@ glue("product", float((samples.T @ samples)[0, 1]))
 """
 
 
+@pytest.mark.slow
 def test_results_are_the_same_bits_whatever_the_workers_and_the_order(tmp_path):
     notebook = write_notebook(tmp_path / "tiny.ipynb", MATRIX)
     plan = make_plan(notebook, Space(grid={"n": "1,2", "seed": "0,1"}))
@@ -478,6 +480,7 @@ def cluster(tmp_path):
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_worker_still_brings_every_point_once(tmp_path, cluster):
     address, workers = cluster
     notebook = write_notebook(tmp_path / "tiny.ipynb", SLEEPY, "from myst_nb import glue",
