@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lib.checks import check_ratio, require_count
+from lib.checks import require_above, require_count
 from lib.randomness import stream
 
 
@@ -98,7 +98,7 @@ def _check(
     """The signal-to-noise ratio of every sample, (n,), after every argument was found in range."""
     require_count("n_samples", n_samples, 1)
     require_count("dim", dim, 2)
-    check_ratio("energy", energy)
+    require_above("energy", energy, 0)
     if not 0 <= flip <= 1:
         raise ValueError(f"flip must be a probability in [0, 1], got {flip}")
     ratios = torch.as_tensor(snr, dtype=torch.float64)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.checks import check_ratio, require_batch, require_count
+from lib.checks import require_above, require_batch, require_count
 from lib.cnn.coefficients import PatchSpan, Responses, distinct_patches
 from lib.cnn.data import SignalNoise
 from lib.cnn.descent import Descent, chunks, interpolate, per_entry
@@ -191,7 +191,7 @@ def _train(
     if len(sizes) != 1:
         raise ValueError(f"datasets must be one or more with equal n_samples, got sizes {sizes}")
     require_count("filters", filters, 1)
-    check_ratio("init_scale", init_scale)
+    require_above("init_scale", init_scale, 0)
     span = PatchSpan.from_datasets(datasets, filters, init_scale, seed).to(device)
     parts = zip(*(run(span, part) for part in chunks(span)), strict=True)
     coefficients, losses, taken = map(torch.cat, parts)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checks import check_ratio, require_count
+from lib.checks import require_above, require_count
 from lib.cnn.coefficients import distinct_patches
 from lib.cnn.descent import chunks
 from lib.cnn.network import gaussian_weights
@@ -78,7 +78,7 @@ class Start:
     seed: int
 
     def __post_init__(self) -> None:
-        check_ratio("displacement", self.displacement)
+        require_above("displacement", self.displacement, 0)
 
     def displacement_of(self, entry: int) -> Tensor:
         """δ_0 of one entry, (2, m, d), drawn again from the seed."""
