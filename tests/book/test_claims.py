@@ -258,7 +258,7 @@ def require_complete(notebook):
             # What is left in braces is TeX's.
             assert "{" not in re.sub(r"\$.*?\$", "", text), text
     claims = list(claims_in(notebook))
-    sources = "".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    sources = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     assert len(claims) == len(re.findall(r"^(?:claim|captioned)\(", sources, re.M)) > 3
     assert len({found.id for found in claims}) == len(claims)
     for found in claims:

@@ -64,6 +64,7 @@ def test_stored_results_come_back_and_stale_ones_do_not(folder, monkeypatch):
         results("stored", names=["mixing"])
 
 
+@pytest.mark.long
 def test_without_stored_results_the_page_computes_live(folder):
     with pytest.warns(UserWarning, match="computing live"):
         live = results("stored", names=["mixing"])

@@ -22,8 +22,11 @@ from lib.book import pages
 
 ROOT = pages.ROOT
 PAGES = pages.executable_pages()
-# Without the repository's stored results the page computes its map, at full size for two minutes.
-QUICKER = {"benign_overfitting": ["-p", "norm_step", "0.2", "-p", "dim_step", "50"]}
+# Without the repository's stored results these pages compute their maps, at full size for minutes.
+QUICKER = {
+    "benign_overfitting": ["-p", "norm_step", "0.2", "-p", "dim_step", "50"],
+    "heat_maps": ["-p", "dim", "100", "-p", "filters", "4"],
+}
 FORK = "someone/their-fork"
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 

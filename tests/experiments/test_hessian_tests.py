@@ -184,6 +184,7 @@ def test_majorities_of_the_book_s_maps_are_the_sign_of_the_typical_exponent(name
     assert escaped <= escapes_allowed(runs, result.criterion.threshold)
 
 
+@pytest.mark.long
 def test_the_typical_exponent_predicts_majorities_once_the_threshold_is_high():
     """At 10³ excursions decide about one cell in twenty of this map, at 10²⁴ one in a hundred."""
     results = [

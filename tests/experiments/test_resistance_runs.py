@@ -128,6 +128,7 @@ def test_per_sample_columns_against_their_parts():
         assert float(found.collateral[0, k]) == pytest.approx(collateral, rel=1e-6)
 
 
+@pytest.mark.long
 def test_resistance_reproduces_the_reference_table_within_its_seeds_spread():
     """Reference means, computed independently of this engine on three seeds, at five SNRs."""
     reference = {
