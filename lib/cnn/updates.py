@@ -12,7 +12,9 @@ from torch import Generator, Tensor
 from lib.checks import require_batch
 from lib.cnn.descent import per_entry
 from lib.stability.algorithm import AscentDescent, Sampling
-from lib.stability.sampling import draw_counts, epoch_counts
+from lib.stability.sampling import RESHUFFLED, draw_counts, epoch_counts
+
+INDEPENDENT: Sampling = "without_replacement"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,11 @@ class UpdateColumns:
             for rule, size in zip(rules, members.sum(1).tolist(), strict=True):
                 require_batch(name, getattr(rule, name), size)
         rates = per_entry("learning_rate", learning_rate, labels)
+        for rule in rules:
+            rule.require_plain("networks trained on coefficients")
         sampling = tuple(rule.sampling for rule in rules)
+        if set(sampling) == {RESHUFFLED}:  # one shuffled epoch deals batches without replacement
+            reshuffle, sampling = True, (INDEPENDENT,) * entries
         if reshuffle and set(sampling) != {"without_replacement"}:
             raise ValueError(
                 "algorithm.sampling must be 'without_replacement' where reshuffle is True, "

@@ -18,7 +18,7 @@ from lib.experiments.settings import Cell, Criterion, Network, TrainedCell, Upda
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, forgettability
-from lib.stability.dynamics import retain_edge
+from lib.stability.dynamics import retain_edge, steps_to_grow
 from lib.stability.second_moment import mean_operator
 
 NETWORK = Network(n_retain=45, n_forget=15)  # of the CNN chapter, as is what follows
@@ -82,7 +82,7 @@ def steepest_mean_steps(
     rounding = len(values) * torch.finfo(values.dtype).eps * float(values.abs().max())
     if float(values[0]) >= -rounding:
         return math.inf
-    return math.log(factor) / math.log1p(-learning_rate * float(values[0]))
+    return steps_to_grow(factor, math.log1p(-learning_rate * float(values[0])))
 
 
 @dataclass(frozen=True)

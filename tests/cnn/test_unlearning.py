@@ -243,3 +243,14 @@ def test_entries_of_a_fit_run_as_they_would_alone():
     lengths = start.flatten(1).norm(dim=1) / twice.weights().flatten(1).norm(dim=1)
     torch.testing.assert_close(lengths, torch.full((3,), 1e-3))
     assert not torch.equal(start[0], start[1])
+
+
+def test_a_loader_s_batches_by_their_name_and_momentum_refused():
+    model = trained()
+    named = AscentDescent(0.3, 2, 2, sampling="reshuffled")
+    flagged = AscentDescent(0.3, 2, 2, sampling="without_replacement")
+    one = ascent_descent(model, FORGET, named, 0.1, steps=9, seed=4)
+    other = ascent_descent(model, FORGET, flagged, 0.1, steps=9, seed=4, reshuffle=True)
+    assert torch.equal(one.distance, other.distance)
+    with pytest.raises(ValueError, match=r"algorithm\.momentum must be 0"):
+        ascent_descent(model, FORGET, AscentDescent(0.3, 2, 2, momentum=0.5), 0.1, steps=1)
