@@ -1,8 +1,9 @@
 """Exact theory of linearised ascent–descent on per-sample curvature.
 
 The objects: `curvature`, `jacobian`, `losses`, `families`; the update: `algorithm`, `sampling`.
-What follows from them: `data_coherence`, `second_moment`, `dynamics` (growth, critical rates),
-`thresholds` (bounds), `window`, `exponents` (commuting curvature), `simulation` (sampled runs).
+What follows from them: `data_coherence`, `pairs`, `second_moment`, `dynamics` (growth, critical
+rates), `momentum`, `epochs` (a data loader's), `thresholds` (bounds), `window`, `exponents`
+(commuting curvature), `simulation` (sampled runs).
 """
 
 from lib.stability.algorithm import AscentDescent
@@ -26,6 +27,7 @@ from lib.stability.dynamics import (
     steps_to_amplify,
     steps_to_grow,
 )
+from lib.stability.epochs import epoch_growth
 from lib.stability.exponents import (
     Exponents,
     axis_laws,
@@ -33,8 +35,15 @@ from lib.stability.exponents import (
     growth_exponents,
     moment_exponent,
 )
-from lib.stability.families import AxisFamily, angled_family, gaussian_curvature, grouped_family
+from lib.stability.families import (
+    AxisFamily,
+    angled_family,
+    axis_family,
+    gaussian_curvature,
+    grouped_family,
+)
 from lib.stability.jacobian import loss_jacobian
+from lib.stability.pairs import clipped_pairs, pair_coherence
 from lib.stability.sampling import SAMPLINGS, Sampling
 from lib.stability.second_moment import mean_operator
 from lib.stability.simulation import lyapunov_exponent, simulate
@@ -57,9 +66,11 @@ __all__ = [
     "Sampling",
     "Window",
     "angled_family",
+    "axis_family",
     "axis_laws",
     "block_critical_rate",
     "block_gain",
+    "clipped_pairs",
     "coherence",
     "coherence_bound",
     "coherence_matrix",
@@ -67,6 +78,7 @@ __all__ = [
     "critical_mixing",
     "critical_moment",
     "directional_coherence",
+    "epoch_growth",
     "forgettability",
     "gaussian_curvature",
     "grouped_family",
@@ -80,6 +92,7 @@ __all__ = [
     "mean_square_path",
     "moment_exponent",
     "noise_gain",
+    "pair_coherence",
     "retain_edge",
     "simulate",
     "steps_to_amplify",
