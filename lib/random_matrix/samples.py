@@ -55,10 +55,17 @@ class GaussianEnsemble:
 
     @classmethod
     def from_ratios(
-        cls, dim: int, retain_ratio: float, forget_ratio: float, **strengths: float
+        cls,
+        dim: int,
+        retain_ratio: float,
+        forget_ratio: float,
+        *,
+        shared_strength: float = 0.0,
+        forget_strength: float = 0.0,
     ) -> GaussianEnsemble:
         """With n_c = dim/c rounded to the nearest count; `ratios` are the ones attained."""
-        return cls(dim, round(dim / retain_ratio), round(dim / forget_ratio), **strengths)
+        counts = round(dim / retain_ratio), round(dim / forget_ratio)
+        return cls(dim, *counts, shared_strength, forget_strength)
 
     @property
     def ratios(self) -> tuple[float, float]:
