@@ -35,7 +35,8 @@ class GaussianEnsemble:
     """Rank-one factors h_i ~ N(0, I + θ²e₁e₁ᵀ) in `dim` dimensions, for both sets.
 
     θ² = `shared_strength` in both sets plus `forget_strength` in the forget set only; noise
-    variance 1.
+    variance 1. `projected`: h_i = θe₁ + ξ_i with ξ_i ⟂ e₁ instead, population eigenvalue θ² along
+    e₁ and not 1 + θ² (a sign of h_i would not show in h_ih_iᵀ, and is left out).
     Raises ValueError for a count < 1 or a strength that is not a finite number ≥ 0.
     """
 
@@ -44,6 +45,7 @@ class GaussianEnsemble:
     n_forget: int
     shared_strength: float = 0.0
     forget_strength: float = 0.0
+    projected: bool = False
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_retain", "n_forget"):
@@ -53,15 +55,45 @@ class GaussianEnsemble:
 
     @classmethod
     def from_ratios(
-        cls, dim: int, retain_ratio: float, forget_ratio: float, **strengths: float
+        cls,
+        dim: int,
+        retain_ratio: float,
+        forget_ratio: float,
+        *,
+        shared_strength: float = 0.0,
+        forget_strength: float = 0.0,
     ) -> GaussianEnsemble:
         """With n_c = dim/c rounded to the nearest count; `ratios` are the ones attained."""
-        return cls(dim, round(dim / retain_ratio), round(dim / forget_ratio), **strengths)
+        counts = round(dim / retain_ratio), round(dim / forget_ratio)
+        return cls(dim, *counts, shared_strength, forget_strength)
 
     @property
     def ratios(self) -> tuple[float, float]:
         """(p/n_r, p/n_f), exactly."""
         return self.dim / self.n_retain, self.dim / self.n_forget
+
+    @property
+    def null_critical_mixing(self) -> float:
+        """α* to expect without signal at this very size, the Tracy–Widom shift included; p ≤ n_r.
+
+        α* = 1/(1 + κ) with log(κ n_f/n_r) = m + s·TW, TW of mean −1.2065 (real matrices), and
+
+            m = 2 log tan((φ + γ)/2),   s³ = 16/(N² sin²(φ + γ) sin φ sin γ),   N = n_r + n_f − 1,
+            sin²(γ/2) = (min(p, n_f) − ½)/N,   sin²(φ/2) = (max(p, n_f) − ½)/N.
+
+        Source: Johnstone, "Multivariate analysis and Jacobi ensembles", Annals of Statistics 36
+        (2008) 2638–2716: the law of the logit, centred and scaled, is TW's up to O(p^{-2/3}).
+        Raises ValueError for p > n_r, where α* = 0, and for an ensemble with a signal.
+        """
+        if self.dim > self.n_retain or self.shared_strength or self.forget_strength:
+            raise ValueError(f"ensemble must be without signal, dim <= n_retain, got {self}")
+        total = self.n_retain + self.n_forget - 1
+        shares = [(pick(self.dim, self.n_forget) - 0.5) / total for pick in (min, max)]
+        gamma, phi = (2 * math.asin(math.sqrt(share)) for share in shares)
+        center = 2 * math.log(math.tan((phi + gamma) / 2))
+        sines = math.sin(phi + gamma) ** 2 * math.sin(phi) * math.sin(gamma)
+        logit = center - 1.2065 * (16 / (total**2 * sines)) ** (1 / 3)
+        return 1 / (1 + math.exp(logit) * self.n_retain / self.n_forget)
 
     @property
     def forget(self) -> Tensor:
@@ -73,8 +105,8 @@ class GaussianEnsemble:
         require_seed(seed)
         rng = np.random.default_rng((seed, draw))
         rows = rng.standard_normal((self.n_retain + self.n_forget, self.dim))
-        rows[: self.n_retain, 0] *= np.sqrt(1 + self.shared_strength)
-        rows[self.n_retain :, 0] *= np.sqrt(1 + self.shared_strength + self.forget_strength)
+        strength = self.shared_strength + self.forget_strength * self.forget.numpy()
+        rows[:, 0] = np.sqrt(strength) if self.projected else rows[:, 0] * np.sqrt(1 + strength)
         return torch.from_numpy(rows)
 
     def curvature(self, seed: int, draw: int = 0) -> Curvature:

@@ -85,11 +85,12 @@ def _largest_chi2(degrees: int, n: int) -> float:
 
 
 def detectability(snr: float, n_samples: int, dim: int) -> float:
-    """SNR⁴·n·d = n‖μ‖⁴/(σ_p⁴d): above 1 the signal's outlier leaves the bulk.
+    """τ = SNR⁴·n·d = n‖μ‖⁴/(σ_p⁴d): the signal's outlier leaves the bulk for √τ > 1 + √(n/d).
 
-    It is θ⁴/c with θ² = ‖μ‖²/σ_p² = SNR²d and c = d/n (`single_set_outlier`).
-    The same number decides benign against harmful overfitting in Kou et al. (ICML 2023), up to
-    constants.
+    The rows yμ + ξ with ξ ⟂ μ have population eigenvalue θ² = ‖μ‖²/σ_p² = SNR²d along the signal
+    and 1 across it, so that with c = d/n the outlier is `single_set_outlier(θ² − 1, c)`, there for
+    θ² > 1 + √c. Only in the limit d/n → ∞ is that τ > 1.
+    τ alone decides benign against harmful overfitting in Kou et al. (ICML 2023), up to constants.
     Raises ValueError for snr not a finite number > 0, or counts < 2.
     """
     require_above("snr", snr, 0)
@@ -99,7 +100,11 @@ def detectability(snr: float, n_samples: int, dim: int) -> float:
 
 
 def critical_snr(n_samples: int, dim: int) -> float:
-    """(n d)^{-1/4}: the SNR at which `detectability` is 1. Raises ValueError for counts < 2."""
+    """(n d)^{-1/4}: the SNR at which `detectability` is 1, critical as d/n → ∞.
+
+    At finite d/n the signal's outlier needs √(1 + √(n/d)) times as much.
+    Raises ValueError for counts < 2.
+    """
     require_count("n_samples", n_samples, 2)
     require_count("dim", dim, 2)
     return float((n_samples * dim) ** -0.25)

@@ -33,7 +33,8 @@ def single_set_outlier(strength: float, ratio: float) -> Outlier | None:
     """Outlier of W with covariance I + θ²vvᵀ: (1+θ²)(1 + c/θ²), overlap (1 − c/θ⁴)/(1 + c/θ²).
 
     None below the transition, θ⁴ ≤ c: no eigenvalue leaves the bulk and the top eigenvector is
-    blind to v.
+    blind to v. For population eigenvalue a ≥ 1 along v the strength is a − 1: rows yμ + ξ with
+    ξ ⟂ μ have a = ‖μ‖²/σ_p² (`signal.detectability`).
     Source: Baik, Ben Arous and Péché (2005); Baik and Silverstein (2006); Paul (2007).
     Raises ValueError for a strength that is not ≥ 0 or a ratio that is not > 0, both finite.
     """

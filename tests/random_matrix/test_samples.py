@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import linalg
 
+from lib.random_matrix.free_difference import critical_mixing
 from lib.random_matrix.samples import (
     GaussianEnsemble,
     kolmogorov_distance,
@@ -85,6 +86,31 @@ def test_strengths_enter_the_covariance():
     assert float(forget[1, 1]) == pytest.approx(1, rel=0.03)
 
 
+def test_projected_rows_have_the_signal_alone_along_its_axis():
+    ensemble = GaussianEnsemble(
+        3, 40000, 40000, shared_strength=2.0, forget_strength=5.0, projected=True
+    )
+    retain, forget = ensemble.means(0)
+    assert float(retain[0, 0]) == pytest.approx(2)
+    assert float(forget[0, 0]) == pytest.approx(7)
+    assert float(forget[1, 1]) == pytest.approx(1, rel=0.03)
+    assert float(retain[0, 1]) == pytest.approx(0, abs=0.03)
+
+
+@pytest.mark.parametrize("ratios", [(0.2, 2.0), (0.5, 0.25), (0.8, 1.0)])
+def test_critical_mixing_to_expect_matches_samples_where_the_limit_does_not(ratios):
+    ensemble = GaussianEnsemble.from_ratios(80, *ratios)
+    found = sample_critical_mixing(ensemble, draws=100, seed=0).numpy()
+    error = found.std() / 10
+    assert abs(found.mean() - ensemble.null_critical_mixing) < 3 * error
+    assert found.mean() - critical_mixing(*ensemble.ratios) > 3 * error
+
+
+def test_critical_mixing_to_expect_tends_to_the_limit():
+    ensemble = GaussianEnsemble.from_ratios(10**9, 0.25, 1.0)
+    assert ensemble.null_critical_mixing == pytest.approx(critical_mixing(0.25, 1.0), rel=1e-4)
+
+
 def test_coherence_of_a_pure_signal_is_full():
     found = sample_coherence(1e4, 50, 8, 5, draws=1, seed=0)[0]
     assert found.numpy() == pytest.approx([1, 8, 5, 1], rel=1e-3)
@@ -101,6 +127,9 @@ def test_bad_input_raises():
         GaussianEnsemble(3, 4, 0)
     with pytest.raises(ValueError, match="shared_strength"):
         GaussianEnsemble(3, 4, 5, shared_strength=-1.0)
+    for ensemble in (ENSEMBLE, GaussianEnsemble(3, 2, 5)):
+        with pytest.raises(ValueError, match="without signal"):
+            _ = ensemble.null_critical_mixing
     with pytest.raises(ValueError, match="mixing"):
         sample_spectra(ENSEMBLE, 1.5, draws=1, seed=0)
     with pytest.raises(ValueError, match="snr"):

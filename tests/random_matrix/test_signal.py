@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import linalg
 
 from lib.random_matrix.signal import (
     averaging_test_error,
@@ -68,12 +69,56 @@ def test_pure_signal_is_fully_coherent():
     assert expected.cross == pytest.approx(1)
 
 
-def test_thm_one_curve_is_the_bbp_line():
-    dim, count = 500, 80
-    snr = critical_snr(count, dim)
-    assert detectability(snr, count, dim) == pytest.approx(1)
-    assert single_set_outlier((snr * 0.999) ** 2 * dim, dim / count) is None
-    assert single_set_outlier((snr * 1.001) ** 2 * dim, dim / count) is not None
+def overlap(tau, dim, count):
+    """Limit of the squared overlap of the leading eigenvector with the signal, 0 if blind to it."""
+    strength = math.sqrt(tau * dim / count)  # θ², as τ = θ⁴/c
+    outlier = single_set_outlier(max(strength - 1, 0.0), dim / count)
+    return outlier.overlap if outlier else 0.0
+
+
+@pytest.mark.parametrize("ratio", [0.1, 1.0, 7.0])
+def test_thm_one_curve_threshold_is_that_of_projected_noise(ratio):
+    """√τ > 1 + √(n/d), which is θ² > 1 + √c; the unprojected θ⁴ > c would be τ > 1."""
+    count = 80
+    dim = round(ratio * count)
+    tau = (1 + math.sqrt(count / dim)) ** 2
+    assert overlap(0.999 * tau, dim, count) == 0
+    assert overlap(1.001 * tau, dim, count) > 0
+    snr = critical_snr(count, dim) * math.sqrt(1 + math.sqrt(count / dim))
+    assert detectability(snr, count, dim) == pytest.approx(tau)
+    assert snr**2 * dim == pytest.approx(1 + math.sqrt(dim / count))
+
+
+def test_thm_one_curve_threshold_tends_to_one_in_high_dimension():
+    count = 10
+    assert detectability(critical_snr(count, 10**9), count, 10**9) == pytest.approx(1)
+    assert overlap(1 - 1e-3, 10**9, count) == 0
+    assert overlap(1 + 1e-3, 10**9, count) > 0
+
+
+@pytest.mark.parametrize(
+    ("tau", "dim", "count", "draws", "expected"),
+    [
+        (8, 600, 600, 12, 0.453),
+        (15, 300, 1200, 100, 0.564),
+        pytest.param(4, 1200, 300, 12, 0.238, marks=pytest.mark.long),
+    ],
+)
+def test_thm_one_curve_overlap_matches_projected_rows(tau, dim, count, draws, expected):
+    assert overlap(tau, dim, count) == pytest.approx(expected, abs=5e-4)
+    found = []
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        rows = rng.standard_normal((count, dim))
+        rows[:, 0] = (tau * dim / count) ** 0.25 * rng.choice([-1, 1], count)
+        few = rows @ rows.T if count < dim else rows.T @ rows
+        vector = linalg.eigh(few, subset_by_index=[len(few) - 1] * 2)[1][:, 0]
+        vector = rows.T @ vector if count < dim else vector
+        found.append(vector[0] ** 2 / (vector @ vector))
+    error = np.std(found) / math.sqrt(draws)
+    assert abs(np.mean(found) - expected) < 3 * error
+    unprojected = single_set_outlier(math.sqrt(tau * dim / count), dim / count)
+    assert abs(np.mean(found) - unprojected.overlap) > 3 * error
 
 
 def test_thm_one_curve_averaging_error_matches_a_simulated_classifier():
