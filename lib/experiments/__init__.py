@@ -1,6 +1,7 @@
 """What the chapters measure, on laws in closed form and on real networks.
 
-Rooms: `escape` and `hessian_tests` (sampled runs against three frontiers), `settings` (networks,
+Rooms: `escape` and `hessian_tests` (sampled runs against three frontiers), `released` (the sister
+paper's own test), `settings` (networks,
 updates, criteria), `predictions`, `heat_maps` and `summary` (the CNN's maps), `resistance_runs`
 (how long it resists), `benign_overfitting` (a published map).
 """
@@ -31,6 +32,7 @@ from lib.experiments.hessian_tests import (
     stable_group_row,
     threshold_order,
 )
+from lib.experiments.released import released_hessian_prediction, released_hessian_test
 from lib.experiments.resistance_runs import (
     PerSample,
     Resistance,
@@ -70,6 +72,8 @@ __all__ = [
     "heat_map",
     "missed_cells",
     "per_sample",
+    "released_hessian_prediction",
+    "released_hessian_test",
     "resistance",
     "sister_setting",
     "smallest_stable_group",
