@@ -1,8 +1,9 @@
 """What the chapters measure, on laws in closed form and on real networks.
 
-Rooms: `escape` and `hessian_tests` (sampled runs against three frontiers), `settings` (networks,
-updates, criteria), `predictions`, `heat_maps` and `summary` (the CNN's maps), `resistance_runs`
-(how long it resists), `benign_overfitting` (a published map).
+Rooms: `escape` and `hessian_tests` (sampled runs against three frontiers), `released` (the test of
+the authors' code), `settings` (networks, updates, criteria), `predictions`, `heat_maps` and
+`summary` (the CNN's maps), `resistance_runs` (how long it resists), `benign_overfitting` (a
+published map).
 """
 
 from lib.experiments.benign_overfitting import (
@@ -30,6 +31,11 @@ from lib.experiments.hessian_tests import (
     smallest_stable_group,
     stable_group_row,
     threshold_order,
+)
+from lib.experiments.released import (
+    released_family,
+    released_hessian_prediction,
+    released_hessian_test,
 )
 from lib.experiments.resistance_runs import (
     PerSample,
@@ -70,6 +76,9 @@ __all__ = [
     "heat_map",
     "missed_cells",
     "per_sample",
+    "released_family",
+    "released_hessian_prediction",
+    "released_hessian_test",
     "resistance",
     "sister_setting",
     "smallest_stable_group",
