@@ -118,6 +118,7 @@ def test_thm_one_curve_overlap_matches_projected_rows(tau, dim, count, draws, ex
     error = np.std(found) / math.sqrt(draws)
     assert abs(np.mean(found) - expected) < 3 * error
     unprojected = single_set_outlier(math.sqrt(tau * dim / count), dim / count)
+    assert unprojected is not None
     assert abs(np.mean(found) - unprojected.overlap) > 3 * error
 
 
