@@ -71,7 +71,7 @@ def test_the_address_stands_in_one_place_and_nobody_can_own_the_placeholder():
     for name in tracked:
         text = (ROOT / name).read_text(errors="ignore")
         # Neither a placeholder to clone or install from, nor a name that is not ours on PyPI.
-        assert not re.search(r"(clone|install|git\+).*__OWNER__", text), name
+        assert not re.search(rf"(clone|install|git\+).*{pages.PLACEHOLDER}", text), name
         assert not re.search(r"install [^.\n]*unlearning.stability[\['\"]", text), name
         for found in re.findall(r"github\.com/[\w-]+/unlearning-stability", text):
             assert url.endswith(found), name
