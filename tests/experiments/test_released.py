@@ -33,6 +33,7 @@ def loop(batch, sigma, *, runs, steps, seed, learning_rate=0.5, mixing=0.1, n=10
     return stay
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("batch", "sigma"), [(4, 14), (8, 6), (2, 24)])
 def test_runs_stay_as_often_as_those_of_the_plain_loop(batch, sigma):
     runs = 60

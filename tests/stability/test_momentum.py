@@ -77,7 +77,10 @@ def critical_rate(moment, momentum):
     return 1 / largest_eigenpair(whitened, moment.eigenvalues)[0]
 
 
-@pytest.mark.parametrize("number", range(INSTANCES))
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(k, marks=[pytest.mark.long] if k >= 40 else []) for k in range(INSTANCES)],
+)
 def test_thm_momentum_against_the_dense_operator(number):
     hessians, forget, algorithm, moment, momentum = instance(number)
     # Nearly singular means leave the reference, bisection on a nonsymmetric 4q² × 4q² matrix, fewer

@@ -48,6 +48,7 @@ def test_extreme_scales_and_bad_mixings():
             pair_coherence(curvature, mixing)
 
 
+@pytest.mark.long
 def test_ten_thousand_pairs():
     curvature = grouped_family(100, 100, 20, 20, 2.0, 2.0)
     # Without ascent a pair is its retain sample: five groups of 20, and 100 partners each.
