@@ -11,11 +11,15 @@ and whole is not computed again, and a change recomputes exactly what depends on
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import joblib
 
@@ -25,6 +29,7 @@ from lib.sweep.points import Plan, Space, make_plan
 from lib.sweep.pools import ClusterPool, LocalPool, Pool
 from lib.sweep.runner import Summary, describe, run
 
+AGAIN = "the same command goes on from here"
 SHOWN = 20  # points a dry run lists
 
 
@@ -102,16 +107,41 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2
-    try:
-        summary = run(plan, options.out, pool, notebooks=options.keep_notebooks)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+    with _interruptions() as interrupted:
+        try:
+            summary = run(plan, options.out, pool, notebooks=options.keep_notebooks)
+        except BaseException as error:
+            if not interrupted and isinstance(error, CodeChanged | OSError):
+                print(f"sweep: stopped, {error}; {AGAIN}", file=sys.stderr)
+                return 1
+            if not interrupted and not isinstance(error, KeyboardInterrupt):
+                raise
+            print(f"interrupted; {AGAIN}", file=sys.stderr)
+            return 130
+    if interrupted and not summary.complete:
+        print(f"interrupted; {AGAIN}", file=sys.stderr)
         return 130
-    except (CodeChanged, OSError) as error:
-        print(f"sweep: stopped, {error}; the same command goes on from here", file=sys.stderr)
-        return 1
     print_summary(plan, options.out, summary)
     return 0 if summary.complete else 1
+
+
+@contextmanager
+def _interruptions() -> Iterator[list[int]]:
+    """Ctrl-C so far: an error on the way out, of a pool say, must not stand in its place."""
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # none but it hears of Ctrl-C
+        yield seen
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _count(text: str) -> int:

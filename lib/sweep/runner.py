@@ -195,7 +195,7 @@ def run(
             finished = True
         finally:
             # What breaks on the way out of an interruption must not stand in its place.
-            with suppress(*(() if finished else (OSError, BrokenExecutor))):
+            with suppress(*(() if finished else (Exception,))):
                 pool.close(kill=not finished)
             for _, claim in state.running.values():
                 claim.close()
