@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checks import require_count, require_nonnegative
+from lib.checks import require_batch, require_count, require_nonnegative
 from lib.randomness import seed_sequence
 from lib.stability.algorithm import AscentDescent
 from lib.stability.exponents import growth_exponents
@@ -27,8 +27,7 @@ LEAVES = 1000.0  # a run has left once its squared norm has grown by this factor
 def released_family(sigma: int) -> AxisFamily:
     """The released test's curvature: σ samples of each set on axis 1, the others one to an axis."""
     require_count("sigma", sigma, 1)
-    if sigma > SAMPLES:
-        raise ValueError(f"sigma must be in [1, {SAMPLES}], got {sigma!r}")
+    require_batch("sigma", sigma, SAMPLES)
     group = np.array([sigma] + [1] * (SAMPLES - sigma))
     sharpness = 2.0 * group / sigma
     return AxisFamily(SAMPLES, SAMPLES, group, group, sharpness, sharpness)
@@ -98,8 +97,7 @@ def released_hessian_test(
 
 def _algorithm(mixing: float, batch: int) -> AscentDescent:
     require_count("batch", batch, 1)
-    if batch > SAMPLES:
-        raise ValueError(f"batch must be in [1, {SAMPLES}], got {batch!r}")
+    require_batch("batch", batch, SAMPLES)
     return AscentDescent(mixing, batch, batch, sampling="without_replacement")
 
 

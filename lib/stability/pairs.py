@@ -15,6 +15,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from lib.checks import require_share
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence_matrix
 
@@ -67,8 +68,7 @@ class _Pairs:
 
     @classmethod
     def of(cls, curvature: Curvature, mixing: float) -> _Pairs:
-        if not (isinstance(mixing, int | float | np.floating) and 0 <= mixing < 1):
-            raise ValueError(f"mixing must be in [0, 1), got {mixing!r}")
+        require_share("mixing", mixing, "[0, 1)")
         squares, forget = coherence_matrix(curvature).square(), curvature.forget
         retain = ~forget
         return cls(

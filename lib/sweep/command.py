@@ -109,16 +109,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     with _interruptions() as interrupted:
         try:
-            summary = run(plan, options.out, pool, notebooks=options.keep_notebooks)
+            summary: Summary | None = run(plan, options.out, pool, notebooks=options.keep_notebooks)
         except BaseException as error:
             if not interrupted and isinstance(error, CodeChanged | OSError):
                 print(f"sweep: stopped, {error}; {AGAIN}", file=sys.stderr)
                 return 1
             if not interrupted and not isinstance(error, KeyboardInterrupt):
                 raise
-            print(f"interrupted; {AGAIN}", file=sys.stderr)
-            return 130
-    if interrupted and not summary.complete:
+            summary = None
+    if summary is None or (interrupted and not summary.complete):
         print(f"interrupted; {AGAIN}", file=sys.stderr)
         return 130
     print_summary(plan, options.out, summary)
