@@ -18,6 +18,7 @@ from torch import Tensor
 from lib.checks import require_share
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence_matrix
+from lib.stability.second_moment import _seeded
 
 _BLOCK = 2**22  # entries of the pairs' matrix that are held at a time
 
@@ -100,7 +101,13 @@ class _Pairs:
             return math.sqrt(self.scale) * float(np.linalg.eigvalsh(matrix)[-1])
         operator = LinearOperator((self.size,) * 2, matvec=product, dtype=np.float64)
         values = eigsh(
-            operator, k=1, which="LA", v0=np.ones(self.size), tol=1e-10, return_eigenvectors=False
+            operator,
+            k=1,
+            which="LA",
+            v0=np.ones(self.size),
+            tol=1e-10,
+            return_eigenvectors=False,
+            **_seeded(),
         )
         return math.sqrt(self.scale) * float(values[0])
 
