@@ -105,7 +105,10 @@ class Start:
             for data, seed in zip(fit.datasets, fit.starts, strict=True)
         ]
         along = 2 * fit.span.start + (C.flatten(1, 2) @ fit.span.gram).view_as(C)
-        squares = torch.tensor(drawn).to(C) + (C * along).sum((1, 2, 3))
+        # In float32, of which the stored tables keep the rounding (3e-8 of a length that is free).
+        squares = torch.tensor(drawn, dtype=torch.float32, device="cpu").to(C) + (C * along).sum(
+            (1, 2, 3)
+        )
         return self.displacement * squares.sqrt()
 
 
@@ -175,7 +178,8 @@ def _follow(
     """Paths, moves and what is left of δ_0, chunk by chunk."""
     require_count("steps", steps, 0)
     fit, (overlaps, squares) = start.fit, start.overlaps()
-    limits = torch.as_tensor(until.forget_loss).expand(len(squares))
+    limits = torch.as_tensor(until.forget_loss, dtype=squares.dtype, device=squares.device)
+    limits = limits.expand(len(squares))
     runs = []
     for part in chunks(fit.span):
         at = Displaced(

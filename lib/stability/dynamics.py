@@ -168,7 +168,7 @@ def critical_mixing(curvature: Curvature, damping: float = 0.0) -> float:
     """
     require_nonnegative("damping", damping)
     H_r, H_f = curvature.retain_hessian, curvature.forget_hessian
-    descent = H_r + damping * torch.eye(len(H_r)).to(H_r)
+    descent = H_r + damping * torch.ones_like(H_r[0]).diag()
     values = torch.linalg.eigvalsh(descent)
     scale = torch.linalg.matrix_norm(H_r + H_f, ord=2) + damping
     if values[0] <= len(H_r) * torch.finfo(H_r.dtype).eps * scale:
@@ -208,9 +208,8 @@ def noise_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: fl
             f"got {learning_rate!r} with max |1 − ηλ/(1+β)| = {float(x):.6g}"
         )
     values, vectors = torch.linalg.eigh(momentum.kernel(lam, learning_rate, beta, 1.0))
-    keep = (
-        values > len(lam) * torch.finfo(values.dtype).eps * values[-1]
-    )  # below is eigh's rounding
+    # The rest is eigh's rounding.
+    keep = values > len(lam) * torch.finfo(values.dtype).eps * values[-1]
     phi = moment.factors[:, :, 0]
     gain = torch.zeros(len(phi), len(phi), dtype=phi.dtype, device=phi.device)
     for value, vector in zip(values[keep], vectors[:, keep].T, strict=True):
@@ -252,7 +251,7 @@ def _traces(
 ) -> Iterator[Tensor]:
     """tr T^k(start), k = 0, 1, …, without end, in A's eigenbasis; the start is I/q by default."""
     q = len(moment.eigenvalues)
-    N = torch.eye(q).to(moment.basis) / q if start is None else start
+    N = moment.eigenvalues.new_ones(q).diag() / q if start is None else start
     while True:
         yield N.trace()
         N = moment.step(N, learning_rate)

@@ -120,7 +120,7 @@ def _sharpest_pair(curvature: Curvature, mixing: float) -> float:
     for own in down:  # eigenvalues of XXᵀ − YYᵀ are those of [X Y]ᵀ[X Y] diag(I, −I), when not 0
         both = torch.cat([own.expand_as(up), up], dim=2)
         gram = both.mT @ both
-        signs = torch.ones(gram.shape[-1]).to(gram)
+        signs = gram.new_ones(gram.shape[-1])
         signs[own.shape[1] :] = -1
         values = torch.linalg.eigvals(gram * signs).real
         largest = max(largest, float(values.max()))

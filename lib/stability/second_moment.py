@@ -170,7 +170,7 @@ def _secular_pair(moment: SecondMoment, learning_rate: float, x: Tensor) -> tupl
     if square * float(moment.per_sample.max()) == 0:
         return float(D.max()), X
     rho = max(float(alone[k]), float(D.max()) * (1 + 2 * epsilon) + torch.finfo(D.dtype).tiny)
-    eye = torch.eye(len(x)).to(D) / len(x) ** 0.5
+    eye = torch.ones_like(x).diag() / len(x) ** 0.5
     value, Y = largest_eigenpair(lambda N: moment.step(N, learning_rate), x, tolerance=1e-2)
     if value > rho:
         rho, X = value, Y
