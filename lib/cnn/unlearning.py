@@ -134,9 +134,7 @@ def ascent_descent(
     Raises ValueError for a batch larger than its set, or `reshuffle` with another sampling scheme.
     Source: the paper's update.
     """
-    start = Start(fit, displacement, seed)
-    labels = fit.span.labels
-    updates = UpdateColumns.of(algorithm, learning_rate, forget, labels, reshuffle=reshuffle)
+    start, updates = _begin(fit, forget, algorithm, learning_rate, displacement, seed, reshuffle)
     paths, moves, left = _follow(NetworkMotion.of, start, updates, steps, until)
     return Trajectory(**vars(paths), moves=moves, displacement_left=left, start=start)
 
@@ -161,11 +159,24 @@ def linearised(
     gradients vanish at w* this is δ ← (I − ηÂ)δ of `lib.stability`, else the affine recursion.
     Without `drift` what gradients are left at w* is dropped, and it is always the former.
     """
-    start = Start(fit, displacement, seed)
-    labels = fit.span.labels
-    updates = UpdateColumns.of(algorithm, learning_rate, forget, labels, reshuffle=reshuffle)
+    start, updates = _begin(fit, forget, algorithm, learning_rate, displacement, seed, reshuffle)
     kind = partial(LinearMotion.of, drift=drift)
     return _follow(kind, start, updates, steps, until)[0]
+
+
+def _begin(
+    fit: Fit,
+    forget: Tensor,
+    algorithm: AscentDescent | Sequence[AscentDescent],
+    learning_rate: float | Sequence[float] | Tensor,
+    displacement: float,
+    seed: int,
+    reshuffle: bool,
+) -> tuple[Start, UpdateColumns]:
+    """Where the runs begin and how they are updated, of either kind."""
+    start = Start(fit, displacement, seed)
+    labels = fit.span.labels
+    return start, UpdateColumns.of(algorithm, learning_rate, forget, labels, reshuffle=reshuffle)
 
 
 def _follow(
