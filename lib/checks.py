@@ -115,7 +115,7 @@ def require_items(name: str, values: Any, kind: type = object, least: int = 1) -
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise TypeError(f"{name} must be a sequence, got {shown(values)}")
     if len(values) < least:
-        raise ValueError(f"{name} must have at least {least} members, got {len(values)}")
+        raise ValueError(f"{name} must be a sequence of at least {least}, got {len(values)}")
     for value in values:
         require_kind(f"every member of {name}", value, kind)
     return list(values)
@@ -133,6 +133,17 @@ def require_numbers(
     if not fits or isinstance(values, bool | str):
         raise ValueError(f"{name} must be one finite number, or {n} of them, got {shown(values)}")
     return numbers
+
+
+def require_device(device: Any) -> torch.device | None:
+    """The device, or None; ValueError unless numbers can be held there."""
+    try:
+        found = None if device is None else torch.empty(0, device=device).device
+    except (TypeError, RuntimeError, AssertionError, ValueError):  # PyTorch's, each build its own
+        found = torch.device("meta")
+    if found is not None and found.type == "meta":
+        raise ValueError(f"device must be one that PyTorch can use here, got {shown(device)}")
+    return found
 
 
 def require_batch(name: str, batch: int, size: int) -> int:

@@ -56,11 +56,10 @@ class GaussianEnsemble:
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_retain", "n_forget"):
-            object.__setattr__(self, name, require_count(name, getattr(self, name), 1))
+            object.__setattr__(self, name, require_count(name, getattr(self, name), 1, 10**9))
         for name in ("shared_strength", "forget_strength"):
             object.__setattr__(self, name, require_nonnegative(name, getattr(self, name)))
         object.__setattr__(self, "projected", require_bool("projected", self.projected))
-        require_room("dim, n_retain and n_forget", self.n_retain + self.n_forget, self.dim)
 
     @classmethod
     def from_ratios(
@@ -111,8 +110,10 @@ class GaussianEnsemble:
 
     def rows(self, seed: int, draw: int = 0) -> Tensor:
         """(n, dim) factors h_i, retain rows first."""
+        n = self.n_retain + self.n_forget
+        require_room("dim, n_retain and n_forget of ensemble", n, self.dim)
         rng = np.random.default_rng((require_seed(seed), draw))
-        rows = rng.standard_normal((self.n_retain + self.n_forget, self.dim))
+        rows = rng.standard_normal((n, self.dim))
         strength = self.shared_strength + self.forget_strength * self.forget.numpy()
         rows[:, 0] = np.sqrt(strength) if self.projected else rows[:, 0] * np.sqrt(1 + strength)
         return torch.from_numpy(rows)
@@ -278,6 +279,7 @@ def sample_averaging_error(
     """
     snr = require_above("snr", snr, 0, LARGEST_SNR)
     dim, n_samples = require_count("dim", dim, 2), require_count("n_samples", n_samples, 1)
+    require_room("dim and n_samples", dim, n_samples)
     noise = GaussianEnsemble(dim, n_samples, 1)
     signal = snr * math.sqrt(dim)
     drawn = (noise.rows(seed, draw) for draw in require_draws(draws))

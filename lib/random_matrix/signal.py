@@ -13,6 +13,7 @@ from scipy.stats import chi2, norm
 
 from lib.checks import require_above, require_count
 
+LARGEST_EXACT = 2**53  # of counts in closed forms: integers that float64 holds exactly
 LARGEST_SNR = 1e20  # and its inverse the smallest
 
 
@@ -31,7 +32,7 @@ def noise_floor(dim: int) -> float:
 
     Raises ValueError for dim < 2.
     """
-    dim = require_count("dim", dim, 2)
+    dim = require_count("dim", dim, 2, LARGEST_EXACT)
     return math.sqrt(2 / (math.pi * dim))
 
 
@@ -96,8 +97,8 @@ def detectability(snr: float, n_samples: int, dim: int) -> float:
     Raises ValueError for snr not a finite number > 0, or counts < 2.
     """
     snr = require_above("snr", snr, 0, LARGEST_SNR)
-    n_samples = require_count("n_samples", n_samples, 2)
-    dim = require_count("dim", dim, 2)
+    n_samples = require_count("n_samples", n_samples, 2, LARGEST_EXACT)
+    dim = require_count("dim", dim, 2, LARGEST_EXACT)
     return snr**4 * n_samples * dim
 
 
@@ -107,8 +108,8 @@ def critical_snr(n_samples: int, dim: int) -> float:
     At finite d/n the signal's outlier needs √(1 + √(n/d)) times as much.
     Raises ValueError for counts < 2.
     """
-    n_samples = require_count("n_samples", n_samples, 2)
-    dim = require_count("dim", dim, 2)
+    n_samples = require_count("n_samples", n_samples, 2, LARGEST_EXACT)
+    dim = require_count("dim", dim, 2, LARGEST_EXACT)
     return float((n_samples * dim) ** -0.25)
 
 
