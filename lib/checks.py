@@ -146,6 +146,14 @@ def require_device(device: Any) -> torch.device | None:
     return found
 
 
+def require_axis(name: str, axis: Any, names: Iterable[str]) -> tuple[str, list[Any]]:
+    """An axis of a map: the name of what varies, one of `names`, and its values."""
+    if not isinstance(axis, Sequence) or isinstance(axis, str) or len(axis) != 2:
+        raise ValueError(f"{name} must be a pair (name, values), got {shown(axis)}")
+    require_choice(f"the name in {name}", axis[0], names)
+    return axis[0], require_items(f"the values of {name}", axis[1])
+
+
 def require_batch(name: str, batch: int, size: int) -> int:
     """The size of a batch, or of a group; ValueError unless an integer that fits its set."""
     if not _is_integer(batch) or not 1 <= batch <= size:

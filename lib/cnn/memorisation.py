@@ -156,9 +156,9 @@ class RankCorrelation:
 
 def rank_correlation(x: Tensor, y: Tensor) -> RankCorrelation:
     """Spearman's ρ of x and y (seeds, k) within each seed; t-interval of the mean over seeds."""
-    for name, values in (("x", x), ("y", y)):
-        require_kind(name, values, Tensor)
-        require_finite(name, values, *values.shape)
+    for name, tensor in (("x", x), ("y", y)):
+        require_kind(name, tensor, Tensor)
+        require_finite(name, tensor, *tensor.shape)
     if x.shape != y.shape or x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 2:
         raise ValueError(
             f"x and y must be (seeds >= 2, k >= 2) alike, got {(*x.shape,)}, {(*y.shape,)}"

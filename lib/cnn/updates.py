@@ -43,10 +43,9 @@ class UpdateColumns:
     ) -> UpdateColumns:
         """From one algorithm and rate or one per entry; ValueError for what does not fit."""
         entries, forget = len(labels), forget_masks(forget, labels)
-        one = isinstance(algorithm, AscentDescent)
-        rules = (
-            [algorithm] * entries if one else require_items("algorithm", algorithm, AscentDescent)
-        )
+        if isinstance(algorithm, AscentDescent):
+            algorithm = [algorithm] * entries
+        rules = require_items("algorithm", algorithm, AscentDescent)
         if len(rules) != entries:
             raise ValueError(
                 f"algorithm must be one or one per entry ({entries}), got {len(rules)}"

@@ -56,7 +56,7 @@ class GaussianEnsemble:
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_retain", "n_forget"):
-            object.__setattr__(self, name, require_count(name, getattr(self, name), 1, 10**9))
+            object.__setattr__(self, name, require_count(name, getattr(self, name), 1, 10**12))
         for name in ("shared_strength", "forget_strength"):
             object.__setattr__(self, name, require_nonnegative(name, getattr(self, name)))
         object.__setattr__(self, "projected", require_bool("projected", self.projected))
