@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -85,8 +86,10 @@ class RowStream:
             for low, high in [*self._steps(stop, columns), *self._steps(columns, self.n)]:
                 right, b = self._made(low, high, self.dense, first=not start), _rows(low, high, r)
                 gram[b, a] = _product(right, left, dtype)
+                del right  # not beside the rows that come next
                 if high <= columns:
                     gram[a, b] = gram[b, a].T
+            del left
         return gram
 
     def _stacked(
@@ -110,7 +113,8 @@ class RowStream:
 
     def _steps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Ranges of samples whose rows and signals fit into the budget."""
-        rows = max(self.dense.values(), default=0) if self.sketch else sum(self.dense.values())
+        whole = {k for k in self.dense if not self.sketch or k not in self.source.layered}
+        rows = sum(self.dense[k] for k in whole)
         per_sample = self.rank * self.dtype.itemsize * (rows + 2 * self.source.signal)
         step = self.chunk or max(1, _BUDGET // (per_sample + 1))
         return ((i, min(i + step, stop)) for i in range(start, stop, step))
@@ -120,21 +124,19 @@ class RowStream:
     ) -> Tensor:
         """Rows of these samples, ((stop − start)·r, p or k); outputs and uses kept if `first`."""
         chosen = slice(start, stop)
-        out, uses, blocks = self.source.blocks(part(self.x, chosen), self.seeds(chosen), crossed)
+        out, uses, pieces = self.source.blocks(part(self.x, chosen), self.seeds(chosen), crossed)
         if first:
             self.outputs.append(out)
             self.uses.append(uses)
-        shape = (stop - start) * self.rank
-        if self.sketch:
-            rows = out.new_zeros(shape, self.sketch.width, dtype=self.dtype)
-            for name, block in blocks:
-                self.sketch.add(rows, name, block.flatten(0, 1))
-            return rows
-        rows, at = out.new_empty(shape, sum(sizes.values()), dtype=self.dtype), 0
-        for name, block in blocks:
-            rows[:, at : at + sizes[name]] = block.flatten(0, 1)
-            at += sizes[name]
-        return rows
+        width = self.sketch.width if self.sketch else sum(sizes.values())
+        rows = out.new_zeros(stop - start, self.rank, width, dtype=self.dtype)
+        ends = dict(zip(sizes, accumulate(sizes.values()), strict=True))
+        for name, b, r, piece in pieces:
+            if self.sketch:
+                self.sketch.add(rows[b, r], name, piece)
+            else:
+                rows[b, r, ends[name] - sizes[name] : ends[name]] = piece
+        return rows.flatten(0, 1)
 
     def _add_crossed(self, gram: Tensor, columns: int) -> None:
         """Adds (aᵢ·aⱼ + 1)(sᵢ·sⱼ) for each crossed layer, its bias the 1; in place, by blocks."""
@@ -179,15 +181,16 @@ class CountSketch:
         return cls(width, signs, shifts)
 
     def add(self, out: Tensor, name: str, rows: Tensor) -> None:
-        """Adds the sketch of one part of the rows, (m, size), to `out`, (m, width)."""
+        """Adds the sketch of one part of the rows, (…, size), to `out`, (…, width)."""
         signs = self.signs[name].to(rows)
         for k, shift in enumerate(self.shifts[name]):
             at = k * self.width
-            piece, sign = rows[:, at : at + self.width], signs[at : at + self.width]
-            size = piece.shape[1]
+            piece, sign = rows[..., at : at + self.width], signs[at : at + self.width]
+            size = piece.shape[-1]
             ahead = min(size, self.width - shift)
-            out[:, shift : shift + ahead].addcmul_(piece[:, :ahead], sign[:ahead])
-            out[:, : size - ahead].addcmul_(piece[:, ahead:], sign[ahead:])
+            out[..., shift : shift + ahead].addcmul_(piece[..., :ahead], sign[:ahead])
+            if ahead < size:
+                out[..., : size - ahead].addcmul_(piece[..., ahead:], sign[ahead:])
 
 
 def _rows(start: int, stop: int, rank: int) -> slice:

@@ -260,12 +260,18 @@ def _tried(net: PerSample, x: Any) -> bool:
     except Exception as error:
         if "random operation" in str(error):
             raise ValueError("model must draw no random numbers, got a layer that does") from error
-        each = [net.one(net.trained, part(x, torch.tensor(i))) for i in range(count(x))]
-        alone, looped = torch.stack(each), True
+        alone, looped = _one_by_one(net, x), True
     gap, scale = float((together - alone).abs().max()), float(together.abs().max())
     if gap > torch.finfo(out.dtype).eps ** 0.5 * scale:
         raise ValueError(f"model must see each sample alone, got outputs that differ by {gap:.3g}")
     return looped
+
+
+def _one_by_one(net: PerSample, x: Any) -> Tensor:
+    try:
+        return torch.stack([net.one(net.trained, part(x, i)) for i in torch.arange(count(x))])
+    except Exception as error:
+        raise ValueError(f"model must see each sample alone, got {error}") from error
 
 
 def _require_output(out: Any, n: int) -> None:

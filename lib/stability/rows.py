@@ -18,6 +18,9 @@ from torch.func import vjp, vmap
 
 from lib.stability.modules import PROBE, PerSample, count, part
 
+# Numbers of a piece of rows: just below where an allocator clears new pages each time.
+PIECE = 7 * 2**20
+Piece = tuple[str, slice, slice, Tensor]
 # From the outputs of a batch, (b, T, V), the r cotangents of each sample, (r, b, T, V).
 Cotangents = Callable[[Tensor], Tensor]
 
@@ -30,6 +33,11 @@ class Use:
     layer: nn.Module
     input: Tensor
     signals: Tensor
+
+    def piece(self, samples: slice, cotangents: slice) -> Use:
+        """The same call, for some of its samples and of their cotangents."""
+        signals = self.signals[samples, cotangents]
+        return Use(self.names, self.layer, self.input[samples], signals)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class RowSource:
         uses = _uses(net, x, mix)
         seen = [name for use in uses for name in use.names.values()]
         names = dict.fromkeys(seen)
-        rows = {name: _layer_rows(uses, name, net) for name in names}
+        rows = {name: _layer_rows(uses, name) for name in names}
         exact = _gradient(net, x, weights[0], list(names))
         layered = {k for k, r in rows.items() if r is not None and _agree(r, exact[k])}
         crossed = {
@@ -90,8 +98,11 @@ class RowSource:
 
     def blocks(
         self, x: Any, cotangents: Cotangents, crossed: bool = False
-    ) -> tuple[Tensor, list[Use], Iterator[tuple[str, Tensor]]]:
-        """Outputs, uses of crossed layers, and (name, rows (b, r, p_name)) of all the others.
+    ) -> tuple[Tensor, list[Use], Iterator[Piece]]:
+        """Outputs, uses of crossed layers, and pieces of the rows of all the others.
+
+        A piece is (name, samples, cotangents, rows): rows (b', r', p_name) for these ranges of the
+        b samples and r cotangents, at most `PIECE` numbers where a layer makes them.
 
         Args:
             x: inputs of b samples.
@@ -110,16 +121,17 @@ class RowSource:
         apart = self.crossed if crossed else frozenset()
         hand_out = [use for use in uses if apart & {*use.names.values()}]
 
-        def others() -> Iterator[tuple[str, Tensor]]:
+        def others() -> Iterator[Piece]:
             slow = {k for k in self.net.trained if k not in self.layered}
             found = _slow_rows(self.net, x, seeds, slow) if slow else {}
-            for name in self.net.trained:
+            for name, weight in self.net.trained.items():
                 if name in found:
-                    yield name, found.pop(name)
+                    yield name, slice(None), slice(None), found.pop(name)
                 elif name not in apart:
-                    rows = _layer_rows(uses, name, self.net)
-                    assert rows is not None
-                    yield name, rows
+                    for b, r in _pieces(len(out), len(seeds), weight.numel()):
+                        rows = _layer_rows([use.piece(b, r) for use in uses], name)
+                        assert rows is not None
+                        yield name, b, r, rows
 
         return out, hand_out, others()
 
@@ -177,7 +189,16 @@ def _known(layer: nn.Module) -> bool:
     )
 
 
-def _layer_rows(uses: list[Use], name: str, net: PerSample) -> Tensor | None:
+def _pieces(b: int, r: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Ranges of samples and cotangents with at most `PIECE` numbers, one row at least."""
+    rows = max(1, PIECE // size)
+    samples, cotangents = max(1, rows // r), min(r, rows)
+    for i in range(0, b, samples):
+        for j in range(0, r, cotangents):
+            yield slice(i, i + samples), slice(j, j + cotangents)
+
+
+def _layer_rows(uses: list[Use], name: str) -> Tensor | None:
     """Σ over the uses of one parameter of its rows, (b, r, p_name)."""
     total: Tensor | None = None
     for use in uses:
@@ -202,8 +223,9 @@ def _rule(use: Use, kind: str) -> Tensor:
         if kind == "bias":
             return s.sum(dim=3)
         columns = _columns(layer, a)
-        s = s.view(b, r, layer.groups, -1, s.shape[3])
-        return torch.einsum("brgol,bgcl->brgoc", s, columns)
+        grouped = s.view(b, r, layer.groups, -1, s.shape[3]).transpose(1, 2)
+        rows = grouped.flatten(2, 3) @ columns.transpose(2, 3)  # (b, groups, r · out, in · kernel)
+        return rows.view(*grouped.shape[:4], -1).transpose(1, 2)
     if kind == "weight":
         s = s * _normalised(layer, a)[:, None]
     if isinstance(layer, nn.LayerNorm):
