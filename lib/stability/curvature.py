@@ -172,10 +172,11 @@ class Curvature:
         n = count(x)
         mask = isinstance(forget, Tensor) and forget.dtype == torch.bool and forget.ndim == 1
         wanted = len(forget) if mask else n
-        if n != wanted or (y is not None and len(y) != wanted):
+        labels = len(y) if isinstance(y, Tensor) and y.ndim else n
+        if n != wanted or labels != wanted:
             raise ValueError(
                 f"inputs and targets must hold {wanted} samples each as forget does, "
-                f"got {n} and {n if y is None else len(y)}"
+                f"got {n} and {labels}"
             )
         forget = require_mask(forget, n)
         source, x, seeds = weighted_rows(model, x, y, loss, forward, parameters)

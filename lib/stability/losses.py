@@ -74,7 +74,7 @@ _SCALAR = {name: LOSSES[name] for name in ("logistic", "squared")}
 
 def loss_of(name: str, among: dict[str, Loss] = LOSSES) -> Loss:
     """The loss of that name; ValueError for any other name."""
-    if name not in among:
+    if not isinstance(name, str) or name not in among:
         raise ValueError(f"loss must be one of {sorted(among)}, got {name!r}")
     return among[name]
 

@@ -104,6 +104,8 @@ def per_sample(
     """
     model = _unwrapped(model)
     _require_eval(model)
+    if forward is not None and not callable(forward):
+        raise ValueError(f"forward must be a function of model and inputs, got {forward!r}")
     called = _Called(model, forward)
     named = dict(called.named_parameters())
     buffers = {k: v.clone() for k, v in called.named_buffers()}
@@ -224,9 +226,11 @@ def _chosen(model: nn.Module, parameters: Chosen) -> set[int]:
         chosen = {id(p) for _, p in named if p.requires_grad}
     elif callable(parameters):
         chosen = {id(p) for k, p in named if parameters(k)}
-    else:
+    elif isinstance(parameters, Iterable):
         wanted = [parameters] if isinstance(parameters, str) else list(parameters)
         chosen = set()
+    else:
+        raise ValueError(f"parameters must be names, a function or Parameters, got {parameters!r}")
     for item in wanted:
         if isinstance(item, str):
             found = {id(p) for k, p in named if k == item or k.startswith(item.rstrip(".") + ".")}
