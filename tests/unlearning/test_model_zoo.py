@@ -2,6 +2,7 @@
 
 import copy
 import operator
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +79,11 @@ def test_a_kind_of_model_without_curvature_is_refused_by_name(kind):
     with pytest.raises(ValueError, match=kind.refused):
         Curvature.from_model(model, inputs, targets, [0, 2], kind.loss, **kind.options)
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_the_reference_page_lists_the_zoo():
+    page = (Path(__file__).parents[2] / "book" / "api.md").read_text("utf-8")
+    listed = [line for line in page.splitlines() if line.startswith("| ")]
+    rows = [f"| {kind.name} | {kind.note or 'yes'} |" for kind in WORKS]
+    rows += [f"| {kind.name} | refused |" for kind in REFUSED]
+    assert listed[1:] == rows
