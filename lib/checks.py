@@ -110,7 +110,7 @@ def require_mask(forget: object, n: int) -> Tensor:
         ValueError: for another type or shape, indices out of range or repeated, or an empty set.
     """
     try:
-        marks = torch.as_tensor(forget)
+        marks = forget if isinstance(forget, Tensor) else torch.as_tensor(forget, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"forget must be a mask or indices, got {forget!r}") from error
     if marks.dtype != torch.bool and not (marks.is_floating_point() or marks.is_complex()):

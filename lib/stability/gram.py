@@ -129,7 +129,8 @@ class RowStream:
             self.outputs.append(out)
             self.uses.append(uses)
         width = self.sketch.width if self.sketch else sum(sizes.values())
-        rows = out.new_zeros(stop - start, self.rank, width, dtype=self.dtype)
+        new = out.new_zeros if self.sketch else out.new_empty
+        rows = new(stop - start, self.rank, width, dtype=self.dtype)
         ends = dict(zip(sizes, accumulate(sizes.values()), strict=True))
         for name, b, r, piece in pieces:
             if self.sketch:

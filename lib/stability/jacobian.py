@@ -141,7 +141,7 @@ def output_gram(
     outputs, K = gram(x, n, sketch)
     error = 0.0
     if sketch is not None:
-        few = part(x, torch.linspace(0, total - 1, min(total, _COMPARED)).long())
+        few = part(x, torch.linspace(0, total - 1, min(total, _COMPARED), device="cpu").long())
         (_, exact), (_, close) = (gram(few, count(few), width) for width in (None, sketch))
         error = float(torch.linalg.norm(close - exact) / torch.linalg.norm(exact))
     return OutputGram(outputs, K, error)

@@ -91,7 +91,7 @@ def require_targets(name: str, targets: Tensor, n: int, tokens: int, classes: in
     rows, wanted = (n,) if tokens == 1 else (n, tokens), ""
     if name == "cross_entropy":
         whole = not (targets.is_floating_point() or targets.is_complex())
-        known = (targets >= 0) & (targets < classes) if whole else torch.tensor(False)
+        known = (targets >= 0) & (targets < classes) if whole else targets != targets
         known |= (targets == IGNORED) if tokens > 1 else False
         if targets.shape != rows or targets.dtype == torch.bool or not bool(known.all()):
             masked = f", or {IGNORED} where a token has no loss" if tokens > 1 else ""

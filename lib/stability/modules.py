@@ -132,7 +132,7 @@ def mapped(function: Callable[[Tensor], Tensor], x: Any) -> Any:
     raise ValueError(f"inputs must be tensors, or dicts or tuples of them, got {type(x).__name__}")
 
 
-def part(x: Any, chosen: slice | Tensor) -> Any:
+def part(x: Any, chosen: slice | Tensor | int) -> Any:
     """Those samples of a tensor, dict or tuple of tensors."""
     return mapped(lambda t: t[chosen], x)
 
@@ -273,7 +273,7 @@ def _tried(net: PerSample, x: Any) -> bool:
 
 def _one_by_one(net: PerSample, x: Any) -> Tensor:
     try:
-        return torch.stack([net.one(net.trained, part(x, i)) for i in torch.arange(count(x))])
+        return torch.stack([net.one(net.trained, part(x, i)) for i in range(count(x))])
     except Exception as error:
         raise ValueError(f"model must see each sample alone, got {error}") from error
 

@@ -75,7 +75,7 @@ class RowSource:
         weights: list[Tensor] = []
 
         def mix(out: Tensor) -> Tensor:
-            generator = torch.Generator().manual_seed(0)
+            generator = torch.Generator("cpu").manual_seed(0)
             draw = torch.randn(out.shape, generator=generator, dtype=out.dtype, device="cpu")
             weights.append(draw.to(out.device))
             return weights[0][None]
@@ -279,7 +279,7 @@ def _slow_rows(net: PerSample, x: Any, seeds: Tensor, names: set[str]) -> dict[s
     for i in range(count(x)):
         with torch.enable_grad():
             leaves = {k: v.detach().requires_grad_() for k, v in asked.items()}
-            out = net.one(leaves | rest, part(x, torch.tensor(i)))
+            out = net.one(leaves | rest, part(x, i))
         each.append([_grads(out, leaves, g) for g in seeds[:, i]])
     return {
         k: torch.stack([torch.stack([g[j].flatten() for g in gs]) for gs in each])

@@ -201,6 +201,29 @@ def test_bad_input_is_refused_by_name(change, message):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_where_tensors_are_made_by_default_changes_nothing():
+    model, inputs = made(6)
+    recurrent, series = LastStep(), torch.randn(6, 5, 2)
+    y = torch.arange(6) % 3
+
+    def everything():
+        return [
+            *(
+                Curvature.from_model(m, x, y, [0, 1], "cross_entropy").gram
+                for m, x in ((model, inputs), (recurrent, series))
+            ),
+            output_gram(model, inputs, sketch=16).gram,
+        ]
+
+    expected = everything()
+    torch.set_default_device("meta")
+    try:
+        got = everything()
+    finally:
+        torch.set_default_device(None)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 def test_a_loader_that_shuffles_is_refused():
     model, inputs = made(6)
     loader = DataLoader(TensorDataset(inputs, torch.arange(6) % 3), shuffle=True)
