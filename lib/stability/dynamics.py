@@ -104,8 +104,8 @@ def critical_learning_rate(curvature: Curvature, algorithm: AscentDescent) -> fl
 
     With momentum the same with ℒ_β and 𝒬_β of `momentum.critical_forms`. Under "reshuffled" batches
     the first rate at which an axis's growth reaches 1, seen in steps of at most 1/64 of the axis's
-    1/λ(A) from a rate that is provably stable, and then refined; 0.0 if A has a negative eigenvalue:
-    the growth then exceeds 1 at small rates, though larger ones may be stable.
+    1/λ(A) from a rate that is provably stable, and then refined; 0.0 if A has a negative
+    eigenvalue: the growth then exceeds 1 at small rates, though larger ones may be stable.
 
     Raises:
         ValueError: for a batch larger than its set, or "reshuffled" batches as in `growth_factor`.
@@ -300,9 +300,9 @@ def steps_to_grow(factor: float, log_growth: float) -> float:
 
 
 def retain_edge(curvature: Curvature, mixing: float) -> float:
-    """2/((1−α)λ_1(H_r)): the rate above which full-batch, undamped descent on the retain set diverges.
+    """2/((1−α)λ_1(H_r)): the rate above which full-batch, undamped retain descent diverges.
 
-    With mini-batches descent diverges at this rate or below it: that edge is `Window.high`.
+    With independent mini-batches it diverges from there on or earlier: that edge is `Window.high`.
     Infinite at mixing α = 1, or without curvature on the retain set.
 
     Raises:

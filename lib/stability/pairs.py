@@ -115,7 +115,7 @@ class _Pairs:
 def _sharpest_pair(curvature: Curvature, mixing: float) -> tuple[float, float]:
     """max_ij λ_1(A_ij), and the size below which it is rounding.
 
-    With [X Y] = QR the symmetric R diag(I, −I) Rᵀ has the eigenvalues of A = XXᵀ − YYᵀ other than 0.
+    With [X Y] = QR the symmetric R diag(I, −I) Rᵀ has the nonzero eigenvalues of A = XXᵀ − YYᵀ.
     """
     factors, forget = curvature.factors, curvature.forget
     down, up = (1 - mixing) ** 0.5 * factors[~forget], mixing**0.5 * factors[forget]
