@@ -308,8 +308,13 @@ def step_maps(
         maps: by title, a map and the horizon of its runs.
         columns: panels in a row.
         event: "escape" or "forget".
+
+    Raises:
+        ValueError: maps that do not fill their rows.
     """
-    rows = -(-len(maps) // columns)
+    rows, left = divmod(len(maps), columns)
+    if left or not rows:
+        raise ValueError(f"maps must fill rows of {columns}, got {len(maps)}")
     size = 6 + columns, (3 + 1 / columns) * rows
     figure, panels = plt.subplots(rows, columns, figsize=size, sharex=True, squeeze=False)
     for axes, (title, (grid, horizon)) in zip(panels.flat, maps.items(), strict=True):
