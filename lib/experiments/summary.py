@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from lib.experiments.resistance_runs import AMPLIFICATION
-
 # A twin is a network's linearised run on the same batches: does it escape, does it forget?
 Event = Literal["escape", "forget", "twin", "twin_forget"]
 NEAR = 2  # cells around a frontier, for the share of agreement near it
@@ -174,12 +172,13 @@ def frontier(grid: MapGrid, share: np.ndarray) -> np.ndarray:
     return places
 
 
-def negative_curvature(linear_steps: Any, learning_rate: Any) -> Any:
-    """−λ_min(A) = (τ^{1/k} − 1)/η, per step and unit of η: `steepest_mean_steps` solved for it.
+def negative_curvature(linear_steps: Any, learning_rate: Any, factor: float) -> Any:
+    """−λ_min(A) = (τ^{1/k} − 1)/η, in units of 1/η: `steepest_mean_steps` solved for it.
 
     Args:
-        linear_steps: k, steps in which the mean's steepest direction grows τ = 10³-fold, as a
-            `Resistance` or its stored table has it; ∞, where it never does, gives 0.
+        linear_steps: k, steps in which the mean's steepest direction grows by `factor`; ∞, where it
+            never does, gives 0.
         learning_rate: η of the same run. Numbers, arrays, tensors or columns alike.
+        factor: τ > 1, 10³ for `Resistance.linear_steps`.
     """
-    return (AMPLIFICATION ** (1 / linear_steps) - 1) / learning_rate
+    return (factor ** (1 / linear_steps) - 1) / learning_rate

@@ -119,6 +119,6 @@ def test_negative_curvature_is_that_of_the_mean_operator():
     steps = steepest_mean_steps(curvature, algorithm, rate, 1e3)
     lowest = float(np.linalg.eigvalsh(mean_operator(curvature, algorithm).numpy())[0])
     assert lowest < 0
-    assert negative_curvature(steps, rate) == pytest.approx(-lowest, rel=1e-12)
+    assert negative_curvature(steps, rate, 1e3) == pytest.approx(-lowest, rel=1e-12)
     column = pd.Series([steps, np.inf])
-    np.testing.assert_allclose(negative_curvature(column, rate), [-lowest, 0.0], rtol=1e-12)
+    np.testing.assert_allclose(negative_curvature(column, rate, 1e3), [-lowest, 0.0], rtol=1e-12)
