@@ -20,6 +20,7 @@ from lib.book.figures import (
     draw_share_frontier,
     draw_step_map,
     draw_value_map,
+    step_maps,
     use_book_style,
 )
 
@@ -43,5 +44,6 @@ __all__ = [
     "draw_share_frontier",
     "draw_step_map",
     "draw_value_map",
+    "step_maps",
     "use_book_style",
 ]

@@ -6,9 +6,11 @@ role also has a line style or marker of its own, so no figure depends on colour 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -17,6 +19,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.contour import ContourSet
+from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import NullLocator
 
@@ -294,3 +297,29 @@ def _logarithmic(axes: Axes, grid: MapGrid) -> None:
     for scale, values in ((axes.set_xscale, grid.x), (axes.set_yscale, grid.y)):
         if values[-1] > 20 * values[0] and not float(values[0]).is_integer():
             scale("log")
+
+
+def step_maps(
+    maps: Mapping[str, tuple[MapGrid, int]], *, columns: int = 1, event: Event = "escape"
+) -> Figure:
+    """A figure of `draw_step_map` panels, row by row, each with its title and its colour bar.
+
+    Args:
+        maps: by title, a map and the horizon of its runs.
+        columns: panels in a row.
+        event: "escape" or "forget".
+
+    Raises:
+        ValueError: maps that do not fill their rows.
+    """
+    rows, left = divmod(len(maps), columns)
+    if left or not rows:
+        raise ValueError(f"maps must fill rows of {columns}, got {len(maps)}")
+    size = 6 + columns, (3 + 1 / columns) * rows
+    figure, panels = plt.subplots(rows, columns, figsize=size, sharex=True, squeeze=False)
+    for axes, (title, (grid, horizon)) in zip(panels.flat, maps.items(), strict=True):
+        mesh = draw_step_map(axes, grid, horizon=horizon, event=event)
+        axes.set_title(title)
+        axes.label_outer()
+        figure.colorbar(mesh, ax=axes, label=f"steps to {event}")
+    return figure

@@ -46,7 +46,13 @@ from lib.experiments.resistance_runs import (
     steepest_mean_steps,
 )
 from lib.experiments.settings import Cell, Criterion, Network, Update, trained_networks
-from lib.experiments.summary import MapGrid, disagreements, frontier, missed_cells
+from lib.experiments.summary import (
+    MapGrid,
+    disagreements,
+    frontier,
+    missed_cells,
+    negative_curvature,
+)
 
 __all__ = [
     "BenignSetting",
@@ -75,6 +81,7 @@ __all__ = [
     "frontier",
     "heat_map",
     "missed_cells",
+    "negative_curvature",
     "per_sample",
     "released_family",
     "released_hessian_prediction",

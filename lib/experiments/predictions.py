@@ -55,7 +55,10 @@ def mean_square_along(
     """`mean_square` around its sign changes along the second axis of `shape`, ±∞ elsewhere.
 
     ρ(T) is convex in the mixing and in the learning rate (up to a monotone change of either) and
-    falls with the batch size, so that along a line the stable cells are an interval.
+    falls with the batch size, so that along a line the stable cells are an interval. That proves
+    the signs of criterion.asymptotic. With a horizon K the sign is that of ρ^K times a share within
+    [1/p, q/p], on which convexity says nothing: ½ log₁₀ q decades at most about the criterion are
+    not proved, only tested against evaluation of every cell.
     """
     values = np.full(len(cells), math.nan)
 
@@ -65,7 +68,7 @@ def mean_square_along(
         return bool(values[k] > 0)
 
     def fill(line: np.ndarray) -> None:
-        """Signs between two evaluated ends: the stable set is an interval, by convexity."""
+        """Signs between two evaluated ends, taking the stable set for an interval."""
         first, last, middle = side(line[0]), side(line[-1]), len(line) // 2
         if len(line) <= 2:
             return

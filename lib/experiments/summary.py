@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -69,10 +69,18 @@ class MapGrid:
         """Share of cells in which most networks do what is predicted for most."""
         return float(np.mean(self.predicted(prediction) == self.happened(event)))
 
-    def agreement_near(self, prediction: str = "typical", event: Event = "escape") -> float:
-        """The same among cells that have, within `NEAR` cells, both predictions around them."""
-        near = near_frontier(self.predicted(prediction))
-        same = self.predicted(prediction) == self.happened(event)
+    def agreement_near(
+        self, prediction: str = "typical", event: Event = "escape", *, moved: int = 0
+    ) -> float:
+        """The same among cells that have, within `NEAR` cells, both predictions around them.
+
+        moved: by so many cells up y the prediction is moved first (its border rows repeated), while
+        the cells asked stay the same: what a prediction that is off would score.
+        """
+        predicted = self.predicted(prediction)
+        near = near_frontier(predicted)
+        rows = np.clip(np.arange(len(self.y)) - moved, 0, len(self.y) - 1)
+        same = predicted[rows] == self.happened(event)
         return float(same[near].mean()) if near.any() else 1.0
 
     def displacement(self, prediction: str = "typical", event: Event = "escape") -> float:
@@ -92,13 +100,17 @@ class MapGrid:
         return int(self.happened("escape")[stable].sum()), int(stable.sum())
 
     def summary(self) -> dict[str, float]:
-        """What a caption says of local escape: shares in per cent, displacement in cells."""
+        """What a caption says of local escape: shares in per cent, displacement in cells.
+
+        moved: of the cells near the frontier, right by a prediction one cell off, up or down.
+        """
         escaped, stable = self.stable_escapes()
         return {
             "cells": self.share("escape").size,
             "seeds": self.values("seed").shape[2],
             "typical": 100 * self.agreement(),
             "near": 100 * self.agreement_near(),
+            "moved": 100 * max(self.agreement_near(moved=moved) for moved in (-1, 1)),
             "displacement": self.displacement(),
             "mean_square": 100 * self.agreement("mean_square"),
             "mean": 100 * self.agreement("mean"),
@@ -170,3 +182,15 @@ def frontier(grid: MapGrid, share: np.ndarray) -> np.ndarray:
             place = k + (0.5 - values[k]) / (values[k + 1] - values[k])
             places[column] = np.interp(place, numbers, grid.y)
     return places
+
+
+def negative_curvature(linear_steps: Any, learning_rate: Any, factor: float) -> Any:
+    """−λ_min(A) = (τ^{1/k} − 1)/η, in units of 1/η: `steepest_mean_steps` solved for it.
+
+    Args:
+        linear_steps: k, steps in which the mean's steepest direction grows by `factor`; ∞, where it
+            never does, gives 0.
+        learning_rate: η of the same run. Numbers, arrays, tensors or columns alike.
+        factor: τ > 1, 10³ for `Resistance.linear_steps`.
+    """
+    return (factor ** (1 / linear_steps) - 1) / learning_rate

@@ -295,9 +295,9 @@ def forget_condition(retain_ratio: float, forget_ratio: float) -> float:
 def critical_mixing(retain_ratio: float, forget_ratio: float, damping: float = 0.0) -> float:
     """α*: the largest mixing below which A = (1−α)W_r − αW_f + λI is positive definite, as p → ∞.
 
-    λ = 0: α* = 1/(1+κ), κ of `forget_condition`; 0 when c_r ≥ 1 (W_r is then singular and W_f is
-    not blind to its kernel). λ > 0 (`damping`, in units of the noise variance): the mixing at
-    which the lower edge of the spectrum of (1−α)W_r − αW_f is −λ, or 1 when λ ≥ (1+√c_f)².
+    λ = 0: α* = 1/(1+κ), κ of `forget_condition`; 0 when c_r ≥ 1, where every α > 0 makes the lower
+    edge negative. λ > 0 (`damping`, in units of the noise variance): the mixing at which the lower
+    edge of the spectrum of (1−α)W_r − αW_f is −λ, or 1 when λ ≥ (1+√c_f)².
     Source: book, thm-limiting-critical-mixing; thm-critical-mixing in the proportional limit.
     Raises ValueError for a ratio that is not a finite number > 0 or damping that is not ≥ 0.
     """

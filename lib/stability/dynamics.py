@@ -103,8 +103,9 @@ def critical_learning_rate(curvature: Curvature, algorithm: AscentDescent) -> fl
     Infinite if every direction is neutral: nothing then ever moves.
 
     With momentum the same with ℒ_β and 𝒬_β of `momentum.critical_forms`. Under "reshuffled" batches
-    the first rate at which `growth_factor` reaches 1, seen on 256 rates up to twice the mean's edge
-    2/λ_max(A) and then refined; 0.0 if it exceeds 1 from the start.
+    the first rate at which an axis's growth reaches 1, seen in steps of at most 1/64 of the axis's
+    1/λ(A) from a rate that is provably stable, and then refined; 0.0 if A has a negative
+    eigenvalue: the growth then exceeds 1 at small rates, though larger ones may be stable.
 
     Raises:
         ValueError: for a batch larger than its set, or "reshuffled" batches as in `growth_factor`.
@@ -133,7 +134,7 @@ def critical_learning_rate(curvature: Curvature, algorithm: AscentDescent) -> fl
 
 
 def critical_mixing(curvature: Curvature, damping: float = 0.0) -> float:
-    """α* = min(1, 1/λ_max(H_r + H_f ; H_r + λI)): A ≻ 0 on U iff α < α*.
+    """α* = min(1, 1/λ_max(H_r + H_f ; H_r + λI)): for α in [0, 1), A ≻ 0 on U iff α < α*.
 
     0.0 without damping where the forget set curves a direction that the retain set does not: then
     every α > 0 is unstable at every step size (book, thm-inertia: always so when the factors of
@@ -299,8 +300,9 @@ def steps_to_grow(factor: float, log_growth: float) -> float:
 
 
 def retain_edge(curvature: Curvature, mixing: float) -> float:
-    """2/((1−α)λ_1(H_r)): the learning rate at which descent on the retain set alone diverges.
+    """2/((1−α)λ_1(H_r)): the rate above which full-batch, undamped retain descent diverges.
 
+    With independent mini-batches it diverges from there on or earlier: that edge is `Window.high`.
     Infinite at mixing α = 1, or without curvature on the retain set.
 
     Raises:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from scipy import stats
 from scipy.optimize import brentq
 
@@ -20,7 +19,6 @@ from lib.checks import LARGEST, require_batches, require_kind, require_nonnegati
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.families import AxisFamily, axis_family, distinct_axes
-from lib.stability.second_moment import mean_operator
 
 LARGEST_WORK = 1e9  # products of one axis: seconds
 LARGEST_EPOCH = 10_000  # steps after which both sets begin an epoch together, at most
@@ -77,22 +75,49 @@ def on_axes(curvature: Curvature, algorithm: AscentDescent) -> AxisFamily:
 def critical_epoch_rate(curvature: Curvature, algorithm: AscentDescent) -> float:
     """`critical_learning_rate` under reshuffled epochs; errors as `epoch_growth`."""
     family = on_axes(curvature, algorithm)
-    values = torch.linalg.eigvalsh(mean_operator(curvature, algorithm))
-    if float(values[0]) < 0 or float(values[-1]) <= 0:
-        return 0.0 if float(values[0]) < 0 else math.inf
+    epoch_growth(family, algorithm, 0.0)  # its errors, also where the answer is 0 or infinite
+    critical = math.inf
+    for single in distinct_axes(family):
+        critical = min(critical, _critical_axis_rate(single, algorithm, critical))
+    return critical
+
+
+def _critical_axis_rate(single: AxisFamily, algorithm: AscentDescent, limit: float) -> float:
+    """First η with F_a = 1 on one axis if that is below `limit`, else infinite; 0.0 if a < 0.
+
+    X_k = 1 − ηZ_k, and each order of the samples has Σ_{k<L} Z_k = La. So where a ≥ 0 every rate up
+    to 1/max Z is stable: all X_k ≥ 0, and Π X_k ≤ (1−ηa)^L by the two means' inequality.
+    """
+    mean, largest, rounding = _axis_steps(single, algorithm)
+    if mean < -rounding:
+        return 0.0
+    if largest <= rounding:  # neutral: no batch moves the axis
+        return math.inf
 
     def excess(rate: float) -> float:
-        return epoch_growth(family, algorithm, rate) - 1
+        return epoch_growth(single, algorithm, rate) - 1
 
-    below = 0.0
-    for share in range(1, 257):
-        rate = share / 64 / float(values[-1])
+    rate, step = 1 / largest, 1 / (64 * mean) if mean > rounding else math.inf
+    while rate < limit:  # ends: F_a is a polynomial in η that tends to infinity
+        below, rate = rate, rate + min(rate / 8, step)
         if excess(rate) >= 0:
-            if not below:
-                return 0.0
             return float(brentq(excess, below, rate, rtol=1e-12, xtol=1e-15 * rate))
-        below = rate
-    raise RuntimeError(f"no rate up to {below:.6g}, twice the mean's edge, is unstable")
+    return math.inf
+
+
+def _axis_steps(single: AxisFamily, algorithm: AscentDescent) -> tuple[float, float, float]:
+    """Mean and maximum over batches of Z, the axis's entry of Â; the size of their rounding."""
+    means, fewest, most = [], [], []
+    for name, c in zip(("retain", "forget"), single.curvatures(), strict=True):
+        n, batch = getattr(single, f"n_{name}"), getattr(algorithm, f"{name}_batch")
+        group = int(getattr(single, f"{name}_group")[0])
+        each = _weight(name, algorithm) * float(c[0])
+        means.append(each * group / n)
+        fewest.append(each * max(0, batch - (n - group)) / batch)
+        most.append(each * min(group, batch) / batch)
+    mean = means[0] - means[1] + algorithm.damping
+    largest = most[0] - fewest[1] + algorithm.damping
+    return mean, largest, 8 * np.finfo(np.float64).eps * (sum(most) + algorithm.damping)
 
 
 def _weight(name: str, algorithm: AscentDescent) -> float:

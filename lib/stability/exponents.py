@@ -99,8 +99,9 @@ def _moment_exponent(laws: list[tuple[np.ndarray, np.ndarray]], order: float) ->
 def critical_moment(laws: list[tuple[np.ndarray, np.ndarray]]) -> float:
     """Largest p with E|X_a|^p ≤ 1 on every axis; 0.0 if γ ≥ 0, infinite if no |X_a| exceeds 1.
 
-    p* = 2 on the mean-square frontier and 0 on the typical one. log E|X|^p is convex in p and zero
-    at p = 0, so there is one root. If γ < 0, P(sup_k δ_a,k² ≥ s δ_a,0²) ≤ s^{−p*/2}.
+    p* = 2 on the mean-square frontier and 0 on the typical one. log E|X|^p is convex in p and tends
+    to log P(X ≠ 0) ≤ 0 as p → 0, so there is one root p > 0 where γ < 0 and some |X| exceeds 1. If
+    γ < 0, P(sup_k δ_a,k² ≥ s δ_a,0²) ≤ s^{−p*/2}.
 
     Args:
         laws: of the axes, from `axis_laws`.

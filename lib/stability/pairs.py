@@ -44,8 +44,8 @@ def pair_coherence(curvature: Curvature, mixing: float) -> float:
     Source: the released `coherence_local.py`; book, chapter hessian_tests.
     """
     blocks = _Pairs.of(curvature, mixing)
-    sharpest = _sharpest_pair(curvature, mixing)
-    if sharpest <= 0:
+    sharpest, rounding = _sharpest_pair(curvature, mixing)
+    if sharpest <= rounding:
         raise ValueError(f"curvature must give some pair a positive curvature, got {sharpest:.3g}")
     return blocks.largest_eigenvalue() / sharpest
 
@@ -112,16 +112,20 @@ class _Pairs:
         return math.sqrt(self.scale) * float(values[0])
 
 
-def _sharpest_pair(curvature: Curvature, mixing: float) -> float:
-    """max_ij λ_1(A_ij): of D^{1/2}-weighted 2r × 2r Gram matrices, in closed form at rank one."""
+def _sharpest_pair(curvature: Curvature, mixing: float) -> tuple[float, float]:
+    """max_ij λ_1(A_ij), and the size below which it is rounding.
+
+    With [X Y] = QR the symmetric R diag(I, −I) Rᵀ has the nonzero eigenvalues of A = XXᵀ − YYᵀ.
+    """
     factors, forget = curvature.factors, curvature.forget
     down, up = (1 - mixing) ** 0.5 * factors[~forget], mixing**0.5 * factors[forget]
+    signs = factors.new_ones(2 * factors.shape[2])
+    signs[factors.shape[2] :] = -1
     largest = -math.inf
-    for own in down:  # eigenvalues of XXᵀ − YYᵀ are those of [X Y]ᵀ[X Y] diag(I, −I), when not 0
-        both = torch.cat([own.expand_as(up), up], dim=2)
-        gram = both.mT @ both
-        signs = gram.new_ones(gram.shape[-1])
-        signs[own.shape[1] :] = -1
-        values = torch.linalg.eigvals(gram * signs).real
+    for own in down:
+        R = torch.linalg.qr(torch.cat([own.expand_as(up), up], dim=2), mode="r").R
+        values = torch.linalg.eigvalsh(R * signs @ R.mT)
         largest = max(largest, float(values.max()))
-    return largest
+    # What `Curvature.from_gram` takes for rounding.
+    scale = 4 * factors[:, 0].numel() * torch.finfo(factors.dtype).eps
+    return largest, scale * float(torch.linalg.matrix_norm(curvature.stacked, ord=2)) ** 2

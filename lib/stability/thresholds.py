@@ -194,9 +194,10 @@ def block_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: fl
 def block_critical_rate(curvature: Curvature, algorithm: AscentDescent) -> float:
     """The η at which ρ(g) = 1, so (1−g_rr)(1−g_ff) = g_rf g_fr: the 2×2 prediction of η*.
 
-    Every G_ij grows with η, from 0 up to the mean dynamics' edge 2(1+β)/λ_max(A), so ρ(g) = 1 has
-    one root; without noise it is that edge. (The equation alone may have a second, where the other
-    eigenvalue is 1.)
+    Without momentum every G_ij grows with η, from 0 up to the mean dynamics' edge 2/λ_max(A), so
+    ρ(g) = 1 has at most one root; where noise is too weak for one, that edge is returned. (The
+    equation alone may have a second, where the other eigenvalue is 1.) With momentum the edge is
+    2(1+β)/λ_max(A), and that entries never fall is observed, not proved.
 
     Returns:
         A learning rate; 0.0 where A is not positive definite on U. A prediction, not a bound.

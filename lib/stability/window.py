@@ -24,8 +24,8 @@ class Window:
     """Learning rates that forget within a budget of steps and leave the retain set stable.
 
     Attributes:
-        low: η_low, at which E‖δ‖² grows by the asked amplification in exactly the budget; slower
-            rates forget nothing in time. Infinite if no rate does.
+        low: η_low, at which ρ(T)^K is the asked amplification. Below it no isotropic start grows by
+            that much within the budget (a chosen one may). Infinite if no rate reaches it.
         high: η_high, above which the retain dynamics alone lose mean-square stability. Infinite
             where nothing is descended on (mixing 1, no damping).
         learning_rate: the rate to which stop_step belongs: the geometric middle of an open window,

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from lib.book import figures as plotting
+from lib.experiments import MapGrid
 
 
 @pytest.fixture
@@ -47,3 +48,20 @@ def test_columns_that_cannot_be_drawn_are_refused(axes, columns):
         plotting.draw_heat_map(axes, table, *columns)
     with pytest.raises(ValueError, match="at least one row"):
         plotting.draw_heat_map(axes, table[:0], "a", "b", "a")
+
+
+def test_step_maps_stand_row_by_row_with_title_and_colour_bar():
+    cells = [(x, y, seed) for x in (0.1, 1.0) for y in (0.01, 0.1, 1.0) for seed in range(2)]
+    table = pd.DataFrame(cells, columns=["snr", "mixing", "seed"])
+    table["escape_step"] = np.where(table["mixing"] > 0.05, 9.0, np.inf)
+    for prediction in ("mean", "mean_square", "typical"):
+        table[prediction] = table["mixing"] - 0.05
+    grid = MapGrid.of(table)
+    figure = plotting.step_maps({f"{k}": (grid, 10**k) for k in (1, 2, 3, 4)}, columns=2)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["1", "2", "3", "4"]
+    bars = [axes for axes in figure.axes if axes.get_ylabel() == "steps to escape"]
+    assert [bar.get_ylim()[1] for bar in bars] == pytest.approx([10, 100, 1000, 10_000])
+    plt.close(figure)
+    with pytest.raises(ValueError, match="maps must fill rows of 2, got 1"):
+        plotting.step_maps({"1": (grid, 10)}, columns=2)

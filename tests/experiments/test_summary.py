@@ -2,7 +2,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.experiments.summary import MapGrid, disagreements, frontier, missed_cells, near_frontier
+from lib.experiments.resistance_runs import steepest_mean_steps
+from lib.experiments.summary import (
+    MapGrid,
+    disagreements,
+    frontier,
+    missed_cells,
+    near_frontier,
+    negative_curvature,
+)
+from lib.stability import AscentDescent, gaussian_curvature, mean_operator
 
 X, Y, SEEDS = [0.1, 1.0, 10.0], [1, 2, 3, 4], 3
 
@@ -56,6 +65,17 @@ def test_agreement_displacement_and_stable_cells():
     assert g.summary()["typical"] == pytest.approx(100 * 11 / 12)
 
 
+def test_a_moved_prediction_is_scored_on_the_cells_of_the_true_one():
+    g = grid()  # predicted from row 2 up; all cells but none of these are near: 4 rows, NEAR = 2
+    happened = g.happened("escape")
+    for moved in (-1, 1, 2):
+        expected = np.array([[y - moved >= 2] * 3 for y in range(4)])
+        assert g.agreement_near(moved=moved) == (expected == happened).mean()
+    assert g.agreement_near(moved=0) == g.agreement_near()
+    # Down a row it is right in rows 0, 2, 3 and one cell of row 1; up, it misses all of row 2.
+    assert g.summary()["moved"] == pytest.approx(100 * 10 / 12)
+
+
 def test_near_is_within_two_cells():
     predicted = np.zeros((7, 1), dtype=bool)
     predicted[4:] = True
@@ -91,3 +111,14 @@ def test_the_frontier_is_interpolated_and_missing_where_there_is_none():
     g = grid()
     share = np.array([[0, 0, 1], [0.25, 0, 1], [0.75, 0, 1], [1, 0, 1]])
     np.testing.assert_allclose(frontier(g, share), [2.5, np.nan, np.nan])
+
+
+def test_negative_curvature_is_that_of_the_mean_operator():
+    curvature = gaussian_curvature(6, 3, 30, alignment=0.3, seed=0)
+    algorithm, rate = AscentDescent(0.3, 6, 3), 0.05
+    steps = steepest_mean_steps(curvature, algorithm, rate, 1e3)
+    lowest = float(np.linalg.eigvalsh(mean_operator(curvature, algorithm).numpy())[0])
+    assert lowest < 0
+    assert negative_curvature(steps, rate, 1e3) == pytest.approx(-lowest, rel=1e-12)
+    column = pd.Series([steps, np.inf])
+    np.testing.assert_allclose(negative_curvature(column, rate, 1e3), [-lowest, 0.0], rtol=1e-12)

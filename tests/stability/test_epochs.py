@@ -11,7 +11,7 @@ from scipy.signal import convolve2d
 from lib.stability.algorithm import AscentDescent
 from lib.stability.dynamics import critical_learning_rate, growth_factor
 from lib.stability.epochs import epoch_growth
-from lib.stability.families import AxisFamily, gaussian_curvature
+from lib.stability.families import AxisFamily, gaussian_curvature, grouped_family
 from lib.stability.simulation import simulate
 from tests.support.commuting import curvature_of
 
@@ -142,6 +142,71 @@ def test_public_functions_take_reshuffled_epochs():
     )
     independent = AscentDescent(0.0, 10, 5, sampling="without_replacement")
     assert critical_learning_rate(curvature, independent) == pytest.approx(1.467, abs=1e-3)
+
+
+@pytest.mark.parametrize("n", [120, 130, 400])
+def test_critical_rate_is_found_however_small_it_is(n):
+    # Each axis is one sample, drawn once an epoch: its multiplier is 1 − nη once, and 1 else.
+    curvature = grouped_family(n, 1, 1, 1, 1.0, 0.0)
+    update = AscentDescent(0.0, 1, 1, sampling="reshuffled")
+    assert critical_learning_rate(curvature, update) == pytest.approx(2 / n, rel=1e-9)
+
+
+def test_neutral_axes_are_left_out_of_the_critical_rate():
+    update = AscentDescent(0.0, 2, 2, sampling="reshuffled")
+    rate = critical_learning_rate(grouped_family(8, 4, 4, 1, 1.0, 1.0), update)  # 2 of 4 axes
+    assert enumerated(one_axis(8, 4, 2, 0), update, rate) == pytest.approx(1, rel=1e-9)
+    # Ascent and descent that cancel on every batch: whole groups, whole sets.
+    whole = AscentDescent(0.5, 4, 4, sampling="reshuffled")
+    assert critical_learning_rate(grouped_family(4, 4, 4, 4, 0.3, 0.3), whole) == math.inf
+    third = AscentDescent(1 / 3, 4, 4, sampling="reshuffled")
+    assert critical_learning_rate(grouped_family(4, 4, 4, 4, 0.1, 0.2), third) == math.inf
+    # Cancelled in the mean alone, at B = 1: (1 − η)(1 + η) and its like, squared, over two steps.
+    noisy = AscentDescent(0.5, 1, 1, sampling="reshuffled")
+    rate = critical_learning_rate(curvature_of(one_axis(2, 1, 2, 1)), noisy)
+    assert 0.5 < rate < math.inf
+    assert growth_factor(curvature_of(one_axis(2, 1, 2, 1)), noisy, rate) == pytest.approx(1)
+
+
+def test_stiff_axes_each_have_their_own_scale():
+    family = AxisFamily(
+        8, 1, np.array([4, 4]), np.array([0, 0]), np.array([1.0, 1e-14]), np.zeros(2)
+    )
+    update = AscentDescent(0.0, 2, 1, sampling="reshuffled")
+    alone = critical_learning_rate(curvature_of(one_axis(8, 4, 1, 0)), update)
+    both = critical_learning_rate(curvature_of(family), update)
+    assert both == pytest.approx(alone, rel=1e-9)
+
+
+def test_critical_rate_is_the_first_crossing_of_the_enumerated_growth():
+    generator = np.random.default_rng(5)
+    outcomes = []
+    for _ in range(60):
+        n_r, n_f = (int(n) for n in generator.choice([1, 2, 3, 4], 2))
+        sigmas = int(generator.integers(0, n_r + 1)), int(generator.integers(0, n_f + 1))
+        if sum(sigmas) == 0:
+            continue
+        family = one_axis(n_r, sigmas[0], n_f, sigmas[1], tuple(generator.exponential(size=2)))
+        update = AscentDescent(
+            float(generator.choice([0.0, 0.2, 0.5, 1.0])),
+            int(generator.choice([b for b in range(1, n_r + 1) if n_r % b == 0])),
+            int(generator.choice([b for b in range(1, n_f + 1) if n_f % b == 0])),
+            damping=float(generator.choice([0.0, 0.3])),
+            sampling="reshuffled",
+        )
+        rate = critical_learning_rate(curvature_of(family), update)
+        outcomes.append(rate)
+        if rate == 0:
+            assert enumerated(family, update, 1e-4) > 1
+        elif math.isinf(rate):
+            assert enumerated(family, update, 10.0) == pytest.approx(1, rel=1e-12)
+        else:
+            assert enumerated(family, update, rate) == pytest.approx(1, rel=1e-9)
+            for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+                assert enumerated(family, update, share * rate) < 1
+            assert enumerated(family, update, 1.001 * rate) > 1
+    assert len(set(outcomes)) > 20
+    assert {0.0, math.inf} <= set(outcomes)
 
 
 def test_off_the_axes_and_with_momentum_there_is_no_exact_form():

@@ -53,3 +53,20 @@ def test_ten_thousand_pairs():
     curvature = grouped_family(100, 100, 20, 20, 2.0, 2.0)
     # Without ascent a pair is its retain sample: five groups of 20, and 100 partners each.
     assert pair_coherence(curvature, 0.0) == pytest.approx(2000, rel=1e-9)
+
+
+@pytest.mark.parametrize("ascent", [1.0, 2.0])
+def test_pairs_that_only_ascend_or_cancel_are_refused_not_divided_by_rounding(ascent):
+    forget = torch.tensor([False, True])
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        for rank in (1, 2):
+            h = torch.randn(3, rank, generator=generator, dtype=torch.float64)
+            H = h @ h.T
+            both = torch.cat([h, ascent * h], dim=1).T
+            for curvature in (
+                Curvature.from_hessians(torch.stack([H, ascent**2 * H]), forget),
+                Curvature.from_gram(both @ both.T, forget, rank=rank),
+            ):  # A = ½(1 − ascent²)hhᵀ, zero or negative
+                with pytest.raises(ValueError, match="some pair a positive curvature"):
+                    pair_coherence(curvature, 0.5)
