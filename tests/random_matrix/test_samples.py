@@ -37,9 +37,7 @@ def row_means(ensemble, draw):
 @pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize("counts", [(30, 9), (5, 40)])
 def test_means_have_the_law_of_the_means_of_rows(counts, projected):
-    ensemble = GaussianEnsemble(
-        12, *counts, shared_strength=2.0, forget_strength=3.0, projected=projected
-    )
+    ensemble = GaussianEnsemble(12, *counts, 2.0, 3.0, projected)
     draws = range(400)
     fast = [[mean.numpy() for mean in ensemble.means(5, draw)] for draw in draws]
     plain = [row_means(ensemble, draw) for draw in draws]
@@ -161,7 +159,7 @@ def test_coherence_of_a_pure_signal_is_full():
 def test_coherence_has_the_law_of_rows():
     snr, dim, counts, draws = 0.4, 30, (12, 7), 300
     found = sample_coherence(snr, dim, *counts, draws=draws, seed=0)
-    ensemble = GaussianEnsemble(dim, *counts, shared_strength=snr**2 * dim, projected=True)
+    ensemble = GaussianEnsemble(dim, *counts, snr**2 * dim, 0.0, True)
     plain = []
     for draw in range(draws):
         curvature = ensemble.curvature(1, draw)
