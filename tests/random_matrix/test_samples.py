@@ -37,7 +37,7 @@ def row_means(ensemble, draw):
 @pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize("counts", [(30, 9), (5, 40)])
 def test_means_have_the_law_of_the_means_of_rows(counts, projected):
-    ensemble = GaussianEnsemble(12, *counts, 2.0, 3.0, projected)
+    ensemble = GaussianEnsemble(12, counts[0], counts[1], 2.0, 3.0, projected)
     draws = range(400)
     fast = [[mean.numpy() for mean in ensemble.means(5, draw)] for draw in draws]
     plain = [row_means(ensemble, draw) for draw in draws]
