@@ -2,8 +2,8 @@
 
 As a Sphinx extension (`_config.yml`) it makes the build see `lib/`: a page is read again, and
 executed again, when a module it imports has changed, and for as long as it fails. As a command,
-`python -m lib.book.pages`, it writes each page's paired notebook with outputs; with `stamp OWNER/NAME` it gives this checkout
-the address under which it is published.
+`python -m lib.book.pages`, it writes each page's paired notebook with outputs; with
+`stamp OWNER/NAME` it gives this checkout the address under which it is published.
 """
 
 from __future__ import annotations

@@ -663,12 +663,13 @@ def test_a_cluster_that_loses_all_its_workers_is_not_waited_for(
 @pytest.fixture
 def cluster(tmp_path):
     """A scheduler and two workers on loopback, as processes; the address and the workers."""
-    with clustered(tmp_path, ENVIRONMENT, workers=2) as found:
-        yield found
+    with clustered(tmp_path, ENVIRONMENT, workers=2) as (address, processes):
+        yield address, processes[1:]
 
 
 @contextmanager
 def clustered(tmp_path, environment, workers=1):
+    """The address of a scheduler, and the processes: its own, then the workers'."""
     where = tmp_path / "scheduler.json"
     options = {"env": {**environment, "DASK_DISTRIBUTED__ADMIN__LOG_LENGTH": "1"}, "cwd": tmp_path,
                "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # fmt: skip
@@ -686,7 +687,7 @@ def clustered(tmp_path, environment, workers=1):
         time.sleep(0.05)
         assert processes[0].poll() is None
     try:
-        yield json.loads(where.read_text())["address"], processes[1:]
+        yield json.loads(where.read_text())["address"], processes
     finally:
         for process in processes:
             process.kill()
