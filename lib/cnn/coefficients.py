@@ -55,7 +55,7 @@ class PatchSpan:
     def readout(self) -> Tensor:
         """±s, by which the filters' responses enter f, (b, 1, 2m)."""
         entries, _, filters, _ = self.start.shape
-        signs = torch.ones(2, filters).to(self.start)
+        signs = self.start.new_ones(2, filters)
         signs[1] = -1
         return (self.output_scale * signs).reshape(1, 1, -1).expand(entries, 1, -1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,11 +79,12 @@ def signal_noise(
     """
     ratios = _check(n_samples, dim, snr, energy, flip)
     generator = stream("signal-noise data", seed)
-    direction = torch.randn(dim, generator=generator, dtype=torch.float64)
+    options: dict[str, Any] = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
+    direction = torch.randn(dim, **options)
     direction /= direction.norm()
-    classes = 2.0 * torch.randint(2, (n_samples,), generator=generator).double() - 1.0
-    flips = torch.rand(n_samples, generator=generator, dtype=torch.float64) < flip
-    noise = torch.randn(n_samples, dim, generator=generator, dtype=torch.float64)
+    classes = 2.0 * torch.randint(2, (n_samples,), generator=generator, device="cpu").double() - 1.0
+    flips = torch.rand(n_samples, **options) < flip
+    noise = torch.randn(n_samples, dim, **options)
     noise -= torch.outer(noise @ direction, direction)
 
     signal_norms = (energy * ratios**2 / (1 + ratios**2)).sqrt()
@@ -101,7 +103,7 @@ def _check(
     require_above("energy", energy, 0)
     if not 0 <= flip <= 1:
         raise ValueError(f"flip must be a probability in [0, 1], got {flip}")
-    ratios = torch.as_tensor(snr, dtype=torch.float64)
+    ratios = torch.as_tensor(snr, dtype=torch.float64, device="cpu")
     if ratios.ndim > 1 or (ratios.ndim == 1 and len(ratios) != n_samples):
         raise ValueError(
             f"snr must be a number or a sequence of {n_samples}, got shape {(*ratios.shape,)}"

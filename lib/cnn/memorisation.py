@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
@@ -102,11 +103,15 @@ def leave_one_out(
     To a mean loss of 1e-4, where outputs are within about 0.01 of those at interpolation.
     """
     pairs = [p for p in zip(datasets, samples, strict=True) for _ in range(starts)]
-    reduced = [data.subset(torch.arange(data.n_samples) != sample) for data, sample in pairs]
+    reduced = [
+        data.subset(torch.arange(data.n_samples, device=data.labels.device) != sample)
+        for data, sample in pairs
+    ]
     without = fit_to_interpolation(reduced, filters=filters, init_scale=init_scale, tolerance=1e-4)
     margins = torch.tensor(
         [_margin(without.weights_of(k), *pair) for k, pair in enumerate(pairs)],
         dtype=torch.float64,
+        device="cpu",
     ).view(len(samples), starts)
     # A network trained to this loss is right about every sample in its training set.
     return LeaveOneOut(margins.mean(1), 1 - (margins > 0).double().mean(1))
@@ -126,8 +131,8 @@ def rank_correlation(x: Tensor, y: Tensor) -> RankCorrelation:
     if x.shape != y.shape or x.ndim != 2 or x.shape[0] < 2:
         raise ValueError(f"x and y must be (seeds >= 2, k) alike, got {(*x.shape,)}, {(*y.shape,)}")
     pairs = zip(x.tolist(), y.tolist(), strict=True)
-    values = torch.tensor([float(stats.spearmanr(a, b).statistic) for a, b in pairs])
-    mean, error = float(values.mean()), float(values.std()) / math.sqrt(len(values))
+    values = np.array([float(stats.spearmanr(a, b).statistic) for a, b in pairs])
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
     half = float(stats.t.ppf(0.975, len(values) - 1)) * error
     return RankCorrelation(mean, mean - half, mean + half)
 
@@ -165,6 +170,7 @@ def _margin(weights: Tensor, data: SignalNoise, sample: int) -> float:
 
 
 def _larger_class(n: int) -> float:
-    sizes = torch.arange(n + 1)
-    chances = torch.tensor(stats.binom.pmf(sizes, n, 0.5))
-    return float((chances * torch.maximum(sizes, n - sizes)).sum())
+    sizes = np.arange(n + 1)
+    return float(
+        torch.from_numpy(stats.binom.pmf(sizes, n, 0.5) * np.maximum(sizes, n - sizes)).sum()
+    )

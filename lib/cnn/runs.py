@@ -152,7 +152,8 @@ def follow(
     """Distance and both losses (steps+1, 3, b), steps taken, moves, and what is left of δ_0."""
     labels = at.span.labels
     path = labels.new_empty(steps + 1, 3, len(labels))
-    loss_limit = torch.as_tensor(until.forget_loss).to(labels).expand(len(labels))
+    loss_limit = torch.as_tensor(until.forget_loss, dtype=labels.dtype, device=labels.device)
+    loss_limit = loss_limit.expand(len(labels))
     moves, left = motion.moves.clone(), torch.ones_like(at.squares)
     taken = torch.zeros_like(left, dtype=torch.long)
     alive = torch.arange(len(left), device=left.device)

@@ -57,7 +57,7 @@ class Fit:
     @property
     def signal_coefficients(self) -> Tensor:
         """γ (b, 2, m) in w_jr = w_jr(0) + j γ_jr μ/‖μ‖² + Σ_i ρ_jri ξ_i/‖ξ_i‖²."""
-        signs = torch.tensor([1.0, -1.0]).to(self.coefficients)[:, None]
+        signs = self.coefficients.new_tensor([1.0, -1.0])[:, None]
         along = self.coefficients[..., 0] - self.coefficients[..., 1]
         return signs * along * self.span.gram[:, 0, 0][:, None, None]
 

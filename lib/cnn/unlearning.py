@@ -105,7 +105,10 @@ class Start:
             for data, seed in zip(fit.datasets, fit.starts, strict=True)
         ]
         along = 2 * fit.span.start + (C.flatten(1, 2) @ fit.span.gram).view_as(C)
-        squares = torch.tensor(drawn).to(C) + (C * along).sum((1, 2, 3))
+        # In float32, of which the stored tables keep the rounding (3e-8 of a length that is free).
+        squares = torch.tensor(drawn, dtype=torch.float32, device="cpu").to(C) + (C * along).sum(
+            (1, 2, 3)
+        )
         return self.displacement * squares.sqrt()
 
 
@@ -131,9 +134,7 @@ def ascent_descent(
     Raises ValueError for a batch larger than its set, or `reshuffle` with another sampling scheme.
     Source: the paper's update.
     """
-    start = Start(fit, displacement, seed)
-    labels = fit.span.labels
-    updates = UpdateColumns.of(algorithm, learning_rate, forget, labels, reshuffle=reshuffle)
+    start, updates = _begin(fit, forget, algorithm, learning_rate, displacement, seed, reshuffle)
     paths, moves, left = _follow(NetworkMotion.of, start, updates, steps, until)
     return Trajectory(**vars(paths), moves=moves, displacement_left=left, start=start)
 
@@ -158,11 +159,24 @@ def linearised(
     gradients vanish at w* this is δ ← (I − ηÂ)δ of `lib.stability`, else the affine recursion.
     Without `drift` what gradients are left at w* is dropped, and it is always the former.
     """
-    start = Start(fit, displacement, seed)
-    labels = fit.span.labels
-    updates = UpdateColumns.of(algorithm, learning_rate, forget, labels, reshuffle=reshuffle)
+    start, updates = _begin(fit, forget, algorithm, learning_rate, displacement, seed, reshuffle)
     kind = partial(LinearMotion.of, drift=drift)
     return _follow(kind, start, updates, steps, until)[0]
+
+
+def _begin(
+    fit: Fit,
+    forget: Tensor,
+    algorithm: AscentDescent | Sequence[AscentDescent],
+    learning_rate: float | Sequence[float] | Tensor,
+    displacement: float,
+    seed: int,
+    reshuffle: bool,
+) -> tuple[Start, UpdateColumns]:
+    """Where the runs begin and how they are updated, of either kind."""
+    start = Start(fit, displacement, seed)
+    labels = fit.span.labels
+    return start, UpdateColumns.of(algorithm, learning_rate, forget, labels, reshuffle=reshuffle)
 
 
 def _follow(
@@ -175,7 +189,8 @@ def _follow(
     """Paths, moves and what is left of δ_0, chunk by chunk."""
     require_count("steps", steps, 0)
     fit, (overlaps, squares) = start.fit, start.overlaps()
-    limits = torch.as_tensor(until.forget_loss).expand(len(squares))
+    limits = torch.as_tensor(until.forget_loss, dtype=squares.dtype, device=squares.device)
+    limits = limits.expand(len(squares))
     runs = []
     for part in chunks(fit.span):
         at = Displaced(

@@ -106,7 +106,7 @@ class UpdateColumns:
         schemes = sorted(set(self.sampling))
         if len(schemes) == 1:
             return draw_counts(members, size, schemes[0], generator).to(size)
-        counts = torch.zeros(members.shape).to(size)
+        counts = torch.zeros_like(members, dtype=size.dtype)
         for scheme in schemes:
             rows = torch.tensor([s == scheme for s in self.sampling], device=size.device)
             counts[rows] = draw_counts(members[rows], size[rows], scheme, generator).to(size)

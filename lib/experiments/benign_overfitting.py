@@ -99,7 +99,8 @@ def error_map(
     Raises ValueError for a negative norm or for a dimension below 2·filters + 1 + n.
     """
     setting = setting or BenignSetting()
-    norms = torch.as_tensor(signal_norms, dtype=torch.float64, device=device)
+    place = device or getattr(signal_norms, "device", "cpu")
+    norms = torch.as_tensor(signal_norms, dtype=torch.float64, device=place)
     sizes = [int(dim) for dim in dims]
     if norms.ndim != 1 or not bool((torch.isfinite(norms) & (norms >= 0)).all()):
         raise ValueError(f"signal_norms must be a list of finite numbers >= 0, got {signal_norms}")
@@ -125,7 +126,7 @@ def contour(signal_norms: Sequence[float] | Tensor, errors: Tensor, level: float
 
     Unlike `first_below` it does not seize the first lucky cell: isotonic regression uses all cells.
     """
-    norms = torch.as_tensor(signal_norms, dtype=torch.float64).numpy()
+    norms = torch.as_tensor(signal_norms, dtype=torch.float64, device="cpu").numpy()
     crossings = []
     for row in errors.double().cpu().numpy():
         falling = isotonic_regression(row, increasing=False).x
@@ -133,7 +134,7 @@ def contour(signal_norms: Sequence[float] | Tensor, errors: Tensor, level: float
         # interp wants rising abscissae; equal neighbours (pooled cells) keep the later norm.
         crossing = np.interp(-level, -falling, norms) if inside else math.nan
         crossings.append(crossing)
-    return torch.tensor(crossings, dtype=torch.float64)
+    return torch.from_numpy(np.array(crossings, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,11 @@ class BoundaryFit:
 
 def fit_boundary(dims: Sequence[int] | Tensor, crossings: Tensor, n_samples: int) -> BoundaryFit:
     """Least squares of log n‖μ‖⁴ on log d, over the dimensions where the contour exists (≥ 3)."""
+    crossings = crossings.cpu()
     known = torch.isfinite(crossings)
     if int(known.sum()) < 3:
         raise ValueError(f"crossings must be finite at 3 dims or more, got {int(known.sum())}")
-    x = torch.as_tensor(dims, dtype=torch.float64)[known].log().numpy()
+    x = torch.as_tensor(dims, dtype=torch.float64, device="cpu")[known].log().numpy()
     y = (math.log(n_samples) + 4 * crossings[known].log()).numpy()
     line = linregress(x, y)
     return BoundaryFit(math.exp(float((y - x).mean())), float(line.slope), float(line.stderr))

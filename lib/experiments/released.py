@@ -53,7 +53,7 @@ def released_hessian_prediction(
         ]
         for sigma in sigmas
     ]
-    return torch.tensor(cells, dtype=torch.float64).reshape(len(sigmas), len(batches))
+    return torch.from_numpy(np.array(cells, dtype=np.float64)).reshape(len(sigmas), len(batches))
 
 
 def released_hessian_test(
@@ -92,7 +92,9 @@ def released_hessian_test(
         call(families, update, learning_rate, (repetitions, steps, seed)) for update in updates
     )
     stayed = [torch.from_numpy(column) for column in columns]
-    return torch.stack(stayed, dim=1) if stayed else torch.zeros(len(sigmas), 0, dtype=torch.int64)
+    return (
+        torch.stack(stayed, dim=1) if stayed else torch.from_numpy(np.zeros((len(sigmas), 0), int))
+    )
 
 
 def _algorithm(mixing: float, batch: int) -> AscentDescent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -123,9 +124,9 @@ def per_sample(
     `starts` retrainings without the sample.
     """
     each = [data for data in datasets for _ in samples]
-    which = torch.tensor(list(samples)).repeat(len(datasets))
+    which = torch.tensor(list(samples), device="cpu").repeat(len(datasets))
     trained = fit_to_interpolation(each, **network.shape)
-    forget = torch.eye(each[0].n_samples, dtype=torch.bool)[which]
+    forget = torch.eye(each[0].n_samples, dtype=torch.bool, device="cpu")[which]
     left_out = leave_one_out(each, which.tolist(), starts=starts, **network.shape)
     retrained_loss = 0.5 * (1 - left_out.margin).clamp(min=0).square()
     alone = Cell(network, update).varied(
@@ -138,7 +139,7 @@ def per_sample(
     signal, noise = (part[forget] for part in output_parts(trained))
     columns = {
         "forgettability": torch.cat([forgettability(at.curvature) for at in cells]),
-        "steps": _first_reach(path, torch.full((len(each),), criterion.forget_loss))[0],
+        "steps": _first_reach(path, torch.full_like(retrained_loss, criterion.forget_loss))[0],
         "left_out_margin": left_out.margin,
         "memorisation": left_out.score,
         "noise_mass": noise_mass(trained)[forget],
@@ -203,13 +204,14 @@ def _resistance_row(cell: Cell, criterion: Criterion, seeds: range) -> dict[str,
     after, before = (
         (weights - target).flatten(1).norm(dim=1) for weights in (path.weights(), trained.weights())
     )
+    column = partial(torch.tensor, dtype=torch.float64, device="cpu")
     return {
-        "retain_coherence": torch.tensor([a.retain for a in axes], dtype=torch.float64),
-        "forget_coherence": torch.tensor([a.forget for a in axes], dtype=torch.float64),
-        "cross_coherence": torch.tensor([a.cross for a in axes], dtype=torch.float64),
-        "linear_steps": torch.tensor(linear, dtype=torch.float64),
+        "retain_coherence": column([a.retain for a in axes]),
+        "forget_coherence": column([a.forget for a in axes]),
+        "cross_coherence": column([a.cross for a in axes]),
+        "linear_steps": column(linear),
         "network_steps": torch.where(escaped, path.steps.double(), math.inf),
         "retrain_ratio": after / before,
-        "learning_rate": torch.tensor(rates, dtype=torch.float64),
+        "learning_rate": column(rates),
         "memorised_share": memorised_share(trained),
     }

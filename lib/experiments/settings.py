@@ -44,7 +44,7 @@ class Network:
     @property
     def forget(self) -> Tensor:
         """(n,) bool, True for the last n_forget samples."""
-        return torch.arange(self.n_retain + self.n_forget) >= self.n_retain
+        return torch.arange(self.n_retain + self.n_forget, device="cpu") >= self.n_retain
 
     @property
     def weights(self) -> int:
@@ -163,7 +163,7 @@ def trained_networks(
     if any(replace(network, snr=base.snr, flip=base.flip) != base for network, _ in distinct):
         raise ValueError("x and y must leave all of the network but its snr and flip alone")
     data = [network.draw(seed, fresh=FRESH_SAMPLES) for network, seed in distinct]
-    training = torch.arange(data[0].n_samples) < len(base.forget)
+    training = torch.arange(data[0].n_samples, device="cpu") < len(base.forget)
     # Starts differ from network to network, and from the data's seeds.
     fitted = train(base, [d.subset(training) for d in data], seed=1 + max(seeds), device=device)
     curves = [Curvature.from_gram(gram, base.forget) for gram in fitted.curvature_gram().cpu()]

@@ -105,14 +105,14 @@ def gain_matrix(limit: ProportionalLimit, learning_rate: float, tolerance: float
 
 def _gain(limit: ProportionalLimit, eta: float, nodes: int) -> Tensor:
     """The 2×2 gain with `nodes` Gauss–Chebyshev nodes on each interval of the support."""
-    angle = (torch.arange(nodes, dtype=torch.float64) + 0.5) * math.pi / nodes
-    total = torch.zeros(2, 2, dtype=torch.float64)
+    angle = (torch.arange(nodes, dtype=torch.float64, device="cpu") + 0.5) * math.pi / nodes
+    total = torch.zeros_like(angle[:4]).view(2, 2)
     for low, high in support(limit.mixing, limit.retain_ratio, limit.forget_ratio):
         half = (high - low) / 2
         t = low + limit.damping + half * (1 + torch.cos(angle))
         weight = half * torch.sin(angle) / nodes  # dt/π
         total += (_double_transform(limit, eta, t).imag * weight).sum(dim=-1)
-    return eta * total * torch.tensor(limit.noise_weights, dtype=torch.float64)
+    return eta * total * total.new_tensor(limit.noise_weights)
 
 
 def _double_transform(limit: ProportionalLimit, eta: float, t: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def _double_transform(limit: ProportionalLimit, eta: float, t: Tensor) -> Tensor
     # Γ/(1−ηt), with z' − z = t − ζ = t(2 − ηt)/(1 − ηt)
     difference = (g[0] - g[1]) / (t * (2 - eta * t))
     transform = difference / (product[:, None] * product[None, :])
-    ratios = torch.tensor([limit.retain_ratio, limit.forget_ratio], dtype=torch.float64)
+    ratios = t.new_tensor([limit.retain_ratio, limit.forget_ratio])
     own = ratios[:, None] * g[0] * g[1] / product / near_one
     return transform + torch.diag_embed(own.T).permute(1, 2, 0)
 

@@ -98,7 +98,7 @@ class GaussianEnsemble:
     @property
     def forget(self) -> Tensor:
         """(n,) bool: retain samples first."""
-        return torch.arange(self.n_retain + self.n_forget) >= self.n_retain
+        return torch.arange(self.n_retain + self.n_forget, device="cpu") >= self.n_retain
 
     def rows(self, seed: int, draw: int = 0) -> Tensor:
         """(n, dim) factors h_i, retain rows first."""
@@ -180,7 +180,7 @@ def sample_escape_steps(
         lowest = float(torch.linalg.eigvalsh(A)[0])
         sharpness = (1 - mixing) * float(torch.linalg.eigvalsh(ensemble.means(seed, draw)[0])[-1])
         steps.append(steps_to_grow(amplification, math.log1p(max(-lowest, 0.0) / sharpness)))
-    return torch.tensor(steps, dtype=torch.float64)
+    return torch.from_numpy(np.array(steps))
 
 
 def sample_critical_mixing(
@@ -191,7 +191,7 @@ def sample_critical_mixing(
     Raises ValueError for damping that is not a finite number ≥ 0.
     """
     found = [critical_mixing(ensemble.curvature(seed, draw), damping) for draw in range(draws)]
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.from_numpy(np.array(found))
 
 
 def sample_learning_rates(limit: ProportionalLimit, dim: int, *, draws: int, seed: int) -> Tensor:
@@ -213,7 +213,7 @@ def sample_learning_rates(limit: ProportionalLimit, dim: int, *, draws: int, see
     algorithm = AscentDescent(limit.mixing, retain_batch, forget_batch, limit.damping, sampling)
     ensemble = GaussianEnsemble(dim, n_retain, n_forget)
     curves = (ensemble.curvature(seed, draw) for draw in range(draws))
-    return torch.tensor([critical_learning_rate(c, algorithm) for c in curves], dtype=torch.float64)
+    return torch.from_numpy(np.array([critical_learning_rate(c, algorithm) for c in curves]))
 
 
 def sample_coherence(
@@ -237,7 +237,7 @@ def sample_coherence(
         axes = coherence(curvature)
         between = coherence_matrix(curvature)[:n_retain, n_retain:].mean()
         found.append([float(between), axes.retain, axes.forget, axes.cross])
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.from_numpy(np.array(found))
 
 
 def sample_averaging_error(

@@ -92,7 +92,7 @@ def shared_signal_outliers(
         return ()
     found = []
     for w in _shared_signal_roots(law, strength):
-        slope = float(law.slope(torch.tensor(w, dtype=torch.float64)))
+        slope = float(law.slope(torch.tensor(w, dtype=torch.float64, device="cpu")))
         if slope > 0:
             overlap = slope / (1 + strength * (1 - slope))
             found.append(Outlier((1 + 1 / strength) * w, overlap))

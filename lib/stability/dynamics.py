@@ -16,20 +16,17 @@ from itertools import islice
 
 import torch
 from scipy.linalg import eigvalsh
-from scipy.optimize import brentq
 from torch import Tensor
 
 from lib.checks import require_count, require_nonnegative, require_share
 from lib.stability import momentum
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
-from lib.stability.epochs import epoch_growth
-from lib.stability.families import AxisFamily, axis_family
+from lib.stability.epochs import critical_epoch_rate, epoch_growth, on_axes
 from lib.stability.sampling import RESHUFFLED
 from lib.stability.second_moment import (
     SecondMoment,
     largest_eigenpair,
-    mean_operator,
     perron_pair,
 )
 
@@ -56,23 +53,11 @@ def growth_factor(curvature: Curvature, algorithm: AscentDescent, learning_rate:
     """
     require_nonnegative("learning_rate", learning_rate)
     if algorithm.sampling == RESHUFFLED:
-        return epoch_growth(_on_axes(curvature, algorithm), algorithm, learning_rate)
+        return epoch_growth(on_axes(curvature, algorithm), algorithm, learning_rate)
     moment = SecondMoment.of(curvature, algorithm)
     if algorithm.momentum:
         return momentum.growth_factor(moment, learning_rate, algorithm.momentum)
     return perron_pair(moment, learning_rate)[0]
-
-
-def _on_axes(curvature: Curvature, algorithm: AscentDescent) -> AxisFamily:
-    """The family of axes behind a curvature; ValueError where "reshuffled" has no exact form."""
-    algorithm.require_plain("'reshuffled' batches")
-    try:
-        return axis_family(curvature)
-    except ValueError as error:
-        raise ValueError(
-            "algorithm.sampling 'reshuffled' has an exact form only where every sample of a set "
-            f"curves one axis, as strongly as the others on it: {error}"
-        ) from None
 
 
 def growth_mode(
@@ -116,7 +101,7 @@ def critical_learning_rate(curvature: Curvature, algorithm: AscentDescent) -> fl
     Michaeli (COLT 2024).
     """
     if algorithm.sampling == RESHUFFLED:
-        return _critical_epoch_rate(curvature, algorithm)
+        return critical_epoch_rate(curvature, algorithm)
     moment = SecondMoment.of(curvature, algorithm).contracting()
     if moment is None:
         return 0.0
@@ -133,27 +118,6 @@ def critical_learning_rate(curvature: Curvature, algorithm: AscentDescent) -> fl
     return 1 / largest_eigenpair(whitened, lam)[0]
 
 
-def _critical_epoch_rate(curvature: Curvature, algorithm: AscentDescent) -> float:
-    """`critical_learning_rate` under reshuffled epochs."""
-    family = _on_axes(curvature, algorithm)
-    values = torch.linalg.eigvalsh(mean_operator(curvature, algorithm))
-    if float(values[0]) < 0 or float(values[-1]) <= 0:
-        return 0.0 if float(values[0]) < 0 else math.inf
-
-    def excess(rate: float) -> float:
-        return epoch_growth(family, algorithm, rate) - 1
-
-    below = 0.0
-    for share in range(1, 257):
-        rate = share / 64 / float(values[-1])
-        if excess(rate) >= 0:
-            if not below:
-                return 0.0
-            return float(brentq(excess, below, rate, rtol=1e-12, xtol=1e-15 * rate))
-        below = rate
-    raise RuntimeError(f"no rate up to {below:.6g}, twice the mean's edge, is unstable")
-
-
 def critical_mixing(curvature: Curvature, damping: float = 0.0) -> float:
     """α* = min(1, 1/λ_max(H_r + H_f ; H_r + λI)): A ≻ 0 on U iff α < α*.
 
@@ -168,7 +132,7 @@ def critical_mixing(curvature: Curvature, damping: float = 0.0) -> float:
     """
     require_nonnegative("damping", damping)
     H_r, H_f = curvature.retain_hessian, curvature.forget_hessian
-    descent = H_r + damping * torch.eye(len(H_r)).to(H_r)
+    descent = H_r + damping * torch.ones_like(H_r[0]).diag()
     values = torch.linalg.eigvalsh(descent)
     scale = torch.linalg.matrix_norm(H_r + H_f, ord=2) + damping
     if values[0] <= len(H_r) * torch.finfo(H_r.dtype).eps * scale:
@@ -208,9 +172,8 @@ def noise_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: fl
             f"got {learning_rate!r} with max |1 − ηλ/(1+β)| = {float(x):.6g}"
         )
     values, vectors = torch.linalg.eigh(momentum.kernel(lam, learning_rate, beta, 1.0))
-    keep = (
-        values > len(lam) * torch.finfo(values.dtype).eps * values[-1]
-    )  # below is eigh's rounding
+    # The rest is eigh's rounding.
+    keep = values > len(lam) * torch.finfo(values.dtype).eps * values[-1]
     phi = moment.factors[:, :, 0]
     gain = torch.zeros(len(phi), len(phi), dtype=phi.dtype, device=phi.device)
     for value, vector in zip(values[keep], vectors[:, keep].T, strict=True):
@@ -252,7 +215,7 @@ def _traces(
 ) -> Iterator[Tensor]:
     """tr T^k(start), k = 0, 1, …, without end, in A's eigenbasis; the start is I/q by default."""
     q = len(moment.eigenvalues)
-    N = torch.eye(q).to(moment.basis) / q if start is None else start
+    N = moment.eigenvalues.new_ones(q).diag() / q if start is None else start
     while True:
         yield N.trace()
         N = moment.step(N, learning_rate)

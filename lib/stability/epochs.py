@@ -12,11 +12,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from scipy import stats
+from scipy.optimize import brentq
 
 from lib.checks import require_nonnegative
 from lib.stability.algorithm import AscentDescent
-from lib.stability.families import AxisFamily, distinct_axes
+from lib.stability.curvature import Curvature
+from lib.stability.families import AxisFamily, axis_family, distinct_axes
+from lib.stability.second_moment import mean_operator
 
 LARGEST_EPOCH = 10_000  # steps after which both sets begin an epoch together, at most
 
@@ -51,6 +55,39 @@ def epoch_growth(family: AxisFamily, algorithm: AscentDescent, learning_rate: fl
         for single in distinct_axes(family)
     ]
     return max(growth)
+
+
+def on_axes(curvature: Curvature, algorithm: AscentDescent) -> AxisFamily:
+    """The family of axes behind a curvature; ValueError where "reshuffled" has no exact form."""
+    algorithm.require_plain("'reshuffled' batches")
+    try:
+        return axis_family(curvature)
+    except ValueError as error:
+        raise ValueError(
+            "algorithm.sampling 'reshuffled' has an exact form only where every sample of a set "
+            f"curves one axis, as strongly as the others on it: {error}"
+        ) from None
+
+
+def critical_epoch_rate(curvature: Curvature, algorithm: AscentDescent) -> float:
+    """`critical_learning_rate` under reshuffled epochs; errors as `epoch_growth`."""
+    family = on_axes(curvature, algorithm)
+    values = torch.linalg.eigvalsh(mean_operator(curvature, algorithm))
+    if float(values[0]) < 0 or float(values[-1]) <= 0:
+        return 0.0 if float(values[0]) < 0 else math.inf
+
+    def excess(rate: float) -> float:
+        return epoch_growth(family, algorithm, rate) - 1
+
+    below = 0.0
+    for share in range(1, 257):
+        rate = share / 64 / float(values[-1])
+        if excess(rate) >= 0:
+            if not below:
+                return 0.0
+            return float(brentq(excess, below, rate, rtol=1e-12, xtol=1e-15 * rate))
+        below = rate
+    raise RuntimeError(f"no rate up to {below:.6g}, twice the mean's edge, is unstable")
 
 
 def _weight(name: str, algorithm: AscentDescent) -> float:

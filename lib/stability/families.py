@@ -47,7 +47,7 @@ def angled_family(
     require_count("dim", dim, 2)
     require_share("strength", strength)
     noise, forget = _standard_normal(n_retain, n_forget, dim, seed)
-    theta = torch.as_tensor(angle, dtype=torch.float64)
+    theta = torch.as_tensor(angle, dtype=torch.float64, device="cpu")
     if theta.shape not in ((), (n_forget,)) or not bool(theta.isfinite().all()):
         raise ValueError(f"angle must be finite, one or ({n_forget},), got {angle!r}")
     gradients = math.sqrt((1 - strength) / dim) * noise
@@ -65,8 +65,8 @@ def _standard_normal(n_retain: int, n_forget: int, dim: int, seed: int) -> tuple
     n = n_retain + n_forget
     # No `stream`: published examples name their seeds.
     generator = torch.Generator().manual_seed(int(seed))
-    noise = torch.randn(n, dim, generator=generator, dtype=torch.float64)
-    return noise, torch.arange(n) >= n_retain
+    noise = torch.randn(n, dim, generator=generator, dtype=torch.float64, device="cpu")
+    return noise, torch.arange(n, device="cpu") >= n_retain
 
 
 _PER_AXIS = ("retain_group", "forget_group", "retain_sharpness", "forget_sharpness")
@@ -204,10 +204,10 @@ def grouped_family(
     if retain_sharpness == forget_sharpness == 0:
         raise ValueError("retain_sharpness and forget_sharpness must not both be 0")
     q = max(retain.shape[1], forget.shape[1])
-    factors = torch.zeros(n_retain + n_forget, q, 1, dtype=torch.float64)
+    factors = torch.zeros(n_retain + n_forget, q, 1, dtype=torch.float64, device="cpu")
     factors[:n_retain, : retain.shape[1], 0] = retain
     factors[n_retain:, : forget.shape[1], 0] = forget
-    return Curvature(factors, torch.arange(n_retain + n_forget) >= n_retain)
+    return Curvature(factors, torch.arange(len(factors), device="cpu") >= n_retain)
 
 
 def _grouped_factors(name: str, n: int, group: int, sharpness: float) -> Tensor:
@@ -216,10 +216,10 @@ def _grouped_factors(name: str, n: int, group: int, sharpness: float) -> Tensor:
     require_count(f"{name}_group", group, 1)
     require_batch(f"{name}_group", group, n)
     require_nonnegative(f"{name}_sharpness", sharpness)
-    axes = torch.arange(n) // group
+    axes = torch.arange(n, device="cpu") // group
     height = (n * sharpness / group) ** 0.5
     count = int(axes[-1]) + 1 if sharpness else 0
-    return height * (axes[:, None] == torch.arange(count)).double()
+    return height * (axes[:, None] == torch.arange(count, device="cpu")).double()
 
 
 def axis_family(curvature: Curvature) -> AxisFamily:

@@ -18,7 +18,7 @@ from torch import Tensor
 from lib.checks import require_share
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence_matrix
-from lib.stability.second_moment import _seeded
+from lib.stability.second_moment import seeded_restarts
 
 _BLOCK = 2**22  # entries of the pairs' matrix that are held at a time
 
@@ -107,7 +107,7 @@ class _Pairs:
             v0=np.ones(self.size),
             tol=1e-10,
             return_eigenvectors=False,
-            **_seeded(),
+            **seeded_restarts(),
         )
         return math.sqrt(self.scale) * float(values[0])
 
@@ -120,7 +120,7 @@ def _sharpest_pair(curvature: Curvature, mixing: float) -> float:
     for own in down:  # eigenvalues of XXᵀ − YYᵀ are those of [X Y]ᵀ[X Y] diag(I, −I), when not 0
         both = torch.cat([own.expand_as(up), up], dim=2)
         gram = both.mT @ both
-        signs = torch.ones(gram.shape[-1]).to(gram)
+        signs = gram.new_ones(gram.shape[-1])
         signs[own.shape[1] :] = -1
         values = torch.linalg.eigvals(gram * signs).real
         largest = max(largest, float(values.max()))

@@ -46,14 +46,16 @@ def _different_counts(members: Tensor, size: Tensor, generator: Generator) -> Te
 def _repeated_counts(members: Tensor, size: Tensor, generator: Generator) -> Tensor:
     largest = int(size.max())
     drawn = torch.multinomial(members.double().cpu(), largest, True, generator=generator)
-    counted = (torch.arange(largest) < size.cpu()[:, None]).double()
-    counts = torch.zeros(members.shape, dtype=torch.float64).scatter_add_(1, drawn, counted)
+    counted = (torch.arange(largest, device="cpu") < size.cpu()[:, None]).double()
+    counts = torch.zeros_like(members, dtype=torch.float64, device="cpu")
+    counts.scatter_add_(1, drawn, counted)
     return counts.to(members.device)
 
 
 def _keys(members: Tensor, generator: Generator) -> Tensor:
     """A uniform number for every sample of every run, drawn on the CPU where the generator is."""
-    return torch.rand(members.shape, generator=generator, dtype=torch.float64).to(members.device)
+    keys = torch.rand(members.shape, generator=generator, dtype=torch.float64, device="cpu")
+    return keys.to(members.device)
 
 
 def _different_noise(square: float, n: int, batch: int) -> tuple[float, float]:

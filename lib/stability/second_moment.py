@@ -170,7 +170,7 @@ def _secular_pair(moment: SecondMoment, learning_rate: float, x: Tensor) -> tupl
     if square * float(moment.per_sample.max()) == 0:
         return float(D.max()), X
     rho = max(float(alone[k]), float(D.max()) * (1 + 2 * epsilon) + torch.finfo(D.dtype).tiny)
-    eye = torch.eye(len(x)).to(D) / len(x) ** 0.5
+    eye = torch.ones_like(x).diag() / len(x) ** 0.5
     value, Y = largest_eigenpair(lambda N: moment.step(N, learning_rate), x, tolerance=1e-2)
     if value > rho:
         rho, X = value, Y
@@ -238,7 +238,7 @@ def largest_eigenpair(
     v0 = (eye if start is None else start).flatten().cpu().numpy()
     try:
         values, vectors = eigsh(
-            operator, k=1, which="LA", v0=v0, ncv=basis, tol=tolerance, **_seeded()
+            operator, k=1, which="LA", v0=v0, ncv=basis, tol=tolerance, **seeded_restarts()
         )
     except ArpackNoConvergence as error:
         raise RuntimeError("the Lanczos run for the largest eigenvalue did not converge") from error
@@ -250,7 +250,7 @@ def largest_eigenpair(
     return float(values[0]), X
 
 
-def _seeded() -> dict[str, np.random.Generator]:
+def seeded_restarts() -> dict[str, np.random.Generator]:
     """A seed for ARPACK's restarts out of an invariant subspace, where SciPy (≥ 1.17) takes one.
 
     Left alone it draws them from the system's entropy, and no two calls agree to the last bit.

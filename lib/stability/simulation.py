@@ -75,7 +75,7 @@ def lyapunov_exponent(
     require_count("steps", steps, 5)
     require_count("runs", runs, 2)
     walk = _walk(curvature, algorithm, learning_rate, runs, seed)
-    i, j, growth = steps // 100, steps // 4, torch.zeros(runs).to(curvature.factors)
+    i, j, growth = steps // 100, steps // 4, curvature.factors.new_zeros(runs)
     at_i = at_j = growth
     for k, state in enumerate(islice(walk, 1, steps + 1), 1):
         length = torch.linalg.vector_norm(state, dim=(0, 1))
@@ -110,7 +110,8 @@ def _walk(
     q = len(stacked)
     if start is None:
         generator = stream("simulated starts", seed)
-        start = torch.randn(q, runs, generator=generator, dtype=torch.float64).to(stacked)
+        start = torch.randn(q, runs, generator=generator, dtype=torch.float64, device="cpu")
+        start = start.to(stacked)
         start /= torch.linalg.vector_norm(start, dim=0)
     require_finite("start", start, q, runs)
     batches = batch_weights(algorithm, curvature.forget, runs, stream("simulated batches", seed))

@@ -52,7 +52,7 @@ def learning_rate_bounds(curvature: Curvature, algorithm: AscentDescent) -> tupl
     if not len(lam):
         return math.inf, math.inf
     root = lam.rsqrt()
-    V = moment.noise(torch.eye(len(lam)).to(lam))
+    V = moment.noise(torch.ones_like(lam).diag())
     values, vectors = torch.linalg.eigh(lam.diag() + root[:, None] * V * root[None, :])
     starts = _candidate_directions(moment, curvature.forget, root[:, None] * vectors)
     return 2 / float(values[-1]), _least_divergent_rate(moment, starts)
@@ -129,9 +129,9 @@ def _candidate_directions(moment: SecondMoment, forget: Tensor, pencil: Tensor) 
     factors = moment.factors
     retain = (~forget).to(factors) / (~forget).sum()
     generator = torch.Generator().manual_seed(0)
-    generic = torch.rand(len(factors), generator=generator, dtype=torch.float64).to(factors)
-    starts = [torch.eye(len(moment.eigenvalues)).to(factors), pencil]
-    for weights in (retain, forget.to(factors) / forget.sum(), generic):
+    generic = torch.rand(len(factors), generator=generator, dtype=torch.float64, device="cpu")
+    starts = [torch.ones_like(moment.eigenvalues).diag(), pencil]
+    for weights in (retain, forget.to(factors) / forget.sum(), generic.to(factors)):
         weighted = (factors * weights[:, None, None].sqrt()).transpose(0, 1).flatten(1)
         starts.append(torch.linalg.eigh(weighted @ weighted.T)[1])
     own = torch.linalg.svd(factors, full_matrices=False)[0] if factors.shape[2] > 1 else factors
@@ -163,7 +163,7 @@ def _divergent_rates(moment: SecondMoment, u: Tensor) -> Tensor:
 
 def _log_rate(u: np.ndarray, moment: SecondMoment) -> tuple[float, np.ndarray]:
     """The logarithm of the one direction's rate, and its gradient."""
-    x = torch.tensor(u).to(moment.factors).requires_grad_()
+    x = torch.from_numpy(u).to(moment.factors, copy=True).requires_grad_()
     value = _divergent_rates(moment, x[:, None]).log().sum()
     (gradient,) = torch.autograd.grad(value, x)
     return float(value.detach()), gradient.cpu().numpy()

@@ -114,7 +114,7 @@ def _reaching_rate(curvature: Curvature, algorithm: AscentDescent, target: float
     """
     moment = SecondMoment.of(curvature, algorithm)
     lam = moment.eigenvalues
-    eye = torch.eye(len(lam)).to(lam)
+    eye = torch.ones_like(lam).diag()
     a = float(lam.mean())
     c = float(lam.square().mean() + moment.noise(eye).trace() / len(lam))
     if c <= moment.rounding**2:
