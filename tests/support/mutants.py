@@ -3,9 +3,9 @@
     python -m tests.support.mutants --seed 0 --count 300 --wings stability cnn random_matrix store
 
 Needs `coverage`; never part of CI. A mutant changes one operator, comparison, constant or condition
-of a room; its tests run in a fork that has torch loaded, on a copy of the tree: first those that
-execute the changed statement, fastest first, then all others of the wing. A survivor has passed
-them all. Verdicts go to `mutants.json` beside this file. A survivor that no test can kill gets its
+of a room; its tests run in a fork that has torch loaded, on a copy of the tree: those that execute
+the changed statement, fastest first, then all others of their files. A survivor has passed them.
+Verdicts go to `mutants.json` beside this file. A survivor that no test can kill gets its
 reason there by hand, as "equivalent", which later runs keep; `--again` runs the other survivors.
 """
 
@@ -138,7 +138,9 @@ class Watch:
         self.failed: list[str] = []
 
     def pytest_collection_modifyitems(self, items):
-        items.sort(key=lambda item: self.ranks.get(item.nodeid, len(self.ranks)))
+        if self.ranks:
+            items[:] = [item for item in items if item.nodeid in self.ranks]
+            items.sort(key=lambda item: self.ranks[item.nodeid])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
@@ -186,7 +188,9 @@ def run_tests(tree: Path, wing: str, watch: Watch, *, measure: bool = False) -> 
         arguments += ["-x"]
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         signal.setitimer(signal.ITIMER_PROF, 60)
-    code = pytest.main([*arguments, f"tests/{wing}", f"lib/{wing}"], plugins=[watch])
+    everything = {f"tests/{wing}": 0, f"lib/{wing}": 0, "tests/test_house.py": 0}
+    files = {file_of(test): 0 for test in watch.ranks} or everything
+    code = pytest.main([*arguments, *files], plugins=[watch])
     if measure:
         watch.coverage.stop()
         watch.coverage.save()
@@ -222,8 +226,8 @@ def forks(
         yield number, tree, status
 
 
-def baseline(wings: list[str], trees: list[Path]) -> tuple[dict[str, float], Lines]:
-    """Seconds of each fast test, and by file and line the tests that execute it."""
+def baseline(wings: list[str], trees: list[Path]) -> tuple[dict[str, dict[str, float]], Lines]:
+    """By wing, seconds of each fast test; and by file and line the tests that execute it."""
     from coverage import CoverageData
 
     logs = [trees[0].with_name(f"{wing}.json") for wing in wings]
@@ -231,13 +235,13 @@ def baseline(wings: list[str], trees: list[Path]) -> tuple[dict[str, float], Lin
         partial(run_tests, wing=wing, watch=Watch(log, {}, {}), measure=True)
         for wing, log in zip(wings, logs, strict=True)
     ]
-    seconds: dict[str, float] = {}
+    seconds: dict[str, dict[str, float]] = {}
     lines: Lines = {}
     for number, tree, _ in forks(jobs, trees):
         found = json.loads(logs[number].read_text()) if logs[number].exists() else None
         if found is None or found["failed"]:
             raise SystemExit(f"fails unmutated: {logs[number].with_suffix('.out').read_text()}")
-        seconds |= found["took"]
+        seconds[wings[number]] = found["took"]
         data = CoverageData(str(logs[number].with_suffix(".coverage")))
         data.read()
         for file in data.measured_files():
@@ -246,15 +250,22 @@ def baseline(wings: list[str], trees: list[Path]) -> tuple[dict[str, float], Lin
     return seconds, lines
 
 
-def ranks(mutant: Mutant, seconds: dict[str, float], lines: dict[int, list[str]]) -> dict[str, int]:
-    """Order of the tests: those that execute the mutant, then their files', then the others."""
-    covering = {test for line in mutant.lines for test in lines.get(line, [])}
-    files = {test.split("::")[0] for test in covering}
-    order = sorted(
-        seconds,
-        key=lambda test: (test not in covering, test.split("::")[0] not in files, seconds[test]),
-    )
-    return {test: i for i, test in enumerate(order)}
+def order(mutant: Mutant, seconds: dict[str, float], lines: Lines) -> dict[str, int]:
+    """Tests in order: those that execute the mutant, fastest first, then others of their files.
+
+    All of the wing's and the house's where none is known to, as of what runs at import.
+    """
+    known = lines.get((mutant.wing, mutant.file), {})
+    covering = {test for line in mutant.lines for test in known.get(line, [])} & {*seconds}
+    files = {file_of(test) for test in covering} or {file_of(test) for test in seconds}
+    wanted = [test for test in seconds if file_of(test) in files]
+    wanted.sort(key=lambda test: (test not in covering, seconds[test]))
+    return {test: i for i, test in enumerate(wanted)}
+
+
+def file_of(test: str) -> str:
+    """The file of a test, by its pytest id."""
+    return test.partition("::")[0]
 
 
 def attempt(tree: Path, mutant: Mutant, watch: Watch) -> None:
@@ -270,8 +281,8 @@ def judge(drawn: list[Mutant], trees: list[Path]) -> Iterator[tuple[Mutant, dict
     logs = [trees[0].with_name(f"{number}.json") for number in range(len(drawn))]
     jobs = []
     for mutant, log in zip(drawn, logs, strict=True):
-        order = ranks(mutant, seconds, lines.get((mutant.wing, mutant.file), {}))
-        jobs.append(partial(attempt, mutant=mutant, watch=Watch(log, order, seconds)))
+        watch = Watch(log, order(mutant, seconds[mutant.wing], lines), seconds[mutant.wing])
+        jobs.append(partial(attempt, mutant=mutant, watch=watch))
     for number, tree, status in forks(jobs, trees):
         mutant, log = drawn[number], logs[number]
         (tree / mutant.file).write_text(originals[mutant.file])
@@ -285,14 +296,16 @@ def judge(drawn: list[Mutant], trees: list[Path]) -> Iterator[tuple[Mutant, dict
         yield mutant, verdict
 
 
-def save(args: argparse.Namespace, verdicts: list[dict[str, Any]]) -> None:
-    """`mutants.json`: the score, the share killed of those not equivalent, then each mutant."""
-    count = Counter(verdict["verdict"] for verdict in verdicts)
+def save(args: argparse.Namespace, verdicts: dict[Mutant, dict[str, Any]]) -> str:
+    """Write `mutants.json`: first the score, which is the share killed of those not equivalent."""
+    count = Counter(row["verdict"] for row in verdicts.values())
     score = count["killed"] / max(1, count["killed"] + count["survived"])
     head = {"seed": args.seed, "wings": args.wings, "count": len(verdicts), **count, "score": score}
-    print(json.dumps(head))
-    rows = ",\n".join(json.dumps(verdict, ensure_ascii=False) for verdict in verdicts)
-    REPORT.write_text(json.dumps(head)[:-1] + f', "mutants": [\n{rows}\n]}}\n')
+    places = ({"file": m.file, "line": m.lines.start, "diff": m.diff} for m in verdicts)
+    rows = [row | place for place, row in zip(places, verdicts.values(), strict=True)]
+    text = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    REPORT.write_text(json.dumps(head)[:-1] + f', "mutants": [\n{text}\n]}}\n')
+    return json.dumps(head)
 
 
 def main() -> None:
@@ -312,7 +325,7 @@ def main() -> None:
     drawn = random.Random(args.seed).sample(everything, args.count)
     known = json.loads(REPORT.read_text())["mutants"] if REPORT.exists() else []
     before = {(row["file"], row["diff"]): row for row in known}
-    verdicts = {m: before.get((m.file, m.diff), {"verdict": "survived"}) for m in drawn}
+    verdicts = {m: before.get((m.file, m.diff), {"verdict": "waiting"}) for m in drawn}
     kept = ("equivalent", "killed") if args.again else ("equivalent",)
     todo = [mutant for mutant, row in verdicts.items() if row["verdict"] not in kept]
     with tempfile.TemporaryDirectory() as folder:
@@ -321,11 +334,11 @@ def main() -> None:
             shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
         for done, (mutant, verdict) in enumerate(judge(todo, trees), 1):
             verdicts[mutant] = verdict
+            save(args, verdicts)
             print(f"{done}/{len(todo)} {mutant.file}:{mutant.lines.start} {verdict}", flush=True)
             if verdict["verdict"] == "survived":
                 print(mutant.diff, flush=True)
-    places = ({"file": m.file, "line": m.lines.start, "diff": m.diff} for m in verdicts)
-    save(args, [row | place for place, row in zip(places, verdicts.values(), strict=True)])
+    print(save(args, verdicts))
 
 
 if __name__ == "__main__":
