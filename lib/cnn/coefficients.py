@@ -156,6 +156,8 @@ def _with_signal_rows(noise_products: Tensor, signal: Tensor) -> Tensor:
 
 def _checked_strengths(data: SignalNoise) -> Tensor:
     """`data.strengths`, and a ValueError where a first patch is not a multiple of the signal."""
+    if not bool(data.signal.any()):
+        raise ValueError("datasets must have a signal that is not zero")
     first, strengths = data.patches[:, 0], data.strengths
     residual = torch.addr(first, strengths, data.signal, alpha=-1).abs_().max()
     if residual > 1e3 * torch.finfo(first.dtype).eps * data.signal.norm():

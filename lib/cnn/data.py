@@ -9,20 +9,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.checks import require_above, require_count
+from lib.checks import (
+    require_above,
+    require_count,
+    require_finite,
+    require_numbers,
+    require_room,
+    require_share,
+    shown,
+)
 from lib.randomness import stream
+
+LARGEST_SNR = 1e20  # and its inverse the smallest
 
 
 @dataclass(frozen=True)
 class SignalNoise:
     """Samples x_i = [c_i μ, ξ_i] of two patches, with labels in ±1.
 
-    patches (n, 2, d), labels (n,), signal μ (d,). The sign of c_i is the class before label noise.
+    patches (n, 2, d), labels (n,), signal μ (d,), float32 or float64. The sign of c_i is the class
+    before label noise.
     """
 
     patches: Tensor
     labels: Tensor
     signal: Tensor
+
+    def __post_init__(self) -> None:
+        require_finite("patches", self.patches, "n", 2, "d")
+        require_finite("labels", self.labels, len(self.patches))
+        require_finite("signal", self.signal, self.dim)
 
     @property
     def n_samples(self) -> int:
@@ -78,6 +94,7 @@ def signal_noise(
     same directions, labels and flips at every SNR, so that cells of a sweep are paired.
     """
     ratios = _check(n_samples, dim, snr, energy, flip)
+    n_samples, dim = int(n_samples), int(dim)
     generator = stream("signal-noise data", seed)
     options: dict[str, Any] = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
     direction = torch.randn(dim, **options)
@@ -100,14 +117,10 @@ def _check(
     """The signal-to-noise ratio of every sample, (n,), after every argument was found in range."""
     require_count("n_samples", n_samples, 1)
     require_count("dim", dim, 2)
+    require_room("n_samples and dim", n_samples, dim)
     require_above("energy", energy, 0)
-    if not 0 <= flip <= 1:
-        raise ValueError(f"flip must be a probability in [0, 1], got {flip}")
-    ratios = torch.as_tensor(snr, dtype=torch.float64, device="cpu")
-    if ratios.ndim > 1 or (ratios.ndim == 1 and len(ratios) != n_samples):
-        raise ValueError(
-            f"snr must be a number or a sequence of {n_samples}, got shape {(*ratios.shape,)}"
-        )
-    if not bool((torch.isfinite(ratios) & (ratios > 0)).all()):
-        raise ValueError(f"snr must be finite and > 0, got {snr}")
+    require_share("flip", flip)
+    ratios = require_numbers("snr", snr, n_samples)
+    if not bool(((ratios >= 1 / LARGEST_SNR) & (ratios <= LARGEST_SNR)).all()):
+        raise ValueError(f"snr must be > 0, in [1e-20, 1e20], got {shown(snr)}")
     return ratios.expand(n_samples)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lib.checks import require_numbers, shown
 from lib.cnn.coefficients import PatchSpan
 from lib.randomness import stream
 from lib.stability.losses import scalar_loss
@@ -64,14 +65,9 @@ def chunks(span: PatchSpan) -> Iterator[slice]:
 
 def per_entry(name: str, values: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
     """One finite number > 0 for each of the b entries of `like` (b, n), from one or b of them."""
-    numbers = torch.as_tensor(values, dtype=like.dtype, device=like.device)
-    if numbers.ndim > 1 or (numbers.ndim == 1 and len(numbers) != len(like)):
-        raise ValueError(
-            f"{name} must be one number or one for each of the {len(like)} entries, "
-            f"got shape {(*numbers.shape,)}"
-        )
-    if not bool((torch.isfinite(numbers) & (numbers > 0)).all()):
-        raise ValueError(f"{name} must be finite and > 0, got {values}")
+    numbers = require_numbers(name, values, len(like), like.dtype, like.device)
+    if not bool((numbers > 0).all()):
+        raise ValueError(f"{name} must be finite and > 0, got {shown(values)}")
     return numbers.expand(len(like))
 
 

@@ -11,6 +11,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from lib.checks import (
+    require_above,
+    require_count,
+    require_finite,
+    require_items,
+    require_kind,
+)
 from lib.cnn.data import SignalNoise
 from lib.cnn.network import TwoLayerCNN
 from lib.cnn.training import Fit, fit, fit_to_interpolation
@@ -18,6 +25,7 @@ from lib.cnn.training import Fit, fit, fit_to_interpolation
 
 def output_parts(trained: Fit) -> tuple[Tensor, Tensor]:
     """What the signal and the noise patch add to every training margin y·f, each (b, n)."""
+    require_kind("trained", trained, Fit)
     at = trained.responses()
     per_patch = at.preactivations.relu().mean(2)
     noise = per_patch[:, 0, 2:] - per_patch[:, 1, 2:]
@@ -38,16 +46,20 @@ def predicted_memorised_share(snr: Tensor, n_samples: int) -> Tensor:
     per unit of time along the signal, to which half of the samples contribute, and the half that is
     active on its noise patch gains ‖ξ‖²/(nm) there: parts of the margin as n·SNR² to 1.
     """
-    return 1 / (1 + n_samples * snr**2)
+    require_kind("snr", snr, Tensor)
+    require_finite("snr", snr, *snr.shape)
+    return 1 / (1 + require_count("n_samples", n_samples, 1) * snr**2)
 
 
 def noise_mass(trained: Fit) -> Tensor:
     """(1/m) Σ_jr |ρ_jri| for every sample, (b, n): how far the filters moved along its noise."""
+    require_kind("trained", trained, Fit)
     return trained.noise_coefficients.abs().mean(2).sum(1)
 
 
 def active_noise_ratio(trained: Fit) -> Tensor:
     """a = filters active on a noise patch over filters active on a signal patch, means, (b,)."""
+    require_kind("trained", trained, Fit)
     active = trained.responses().active.sum((1, 2))
     used = (trained.span.strength > 0).sum(2)
     on_signal = (active[:, :2] * used).sum(1) / used.sum(1)
@@ -72,6 +84,13 @@ def block_model(
     of S_ii², mean_{ij} S_ij² is c²/2 between the sets and (1 + (n_c/2 − 1)c²)/n_c within, for equal
     classes, which gives χ. Accidental overlaps of noise patches are left out.
     """
+    require_kind("snr", snr, Tensor)
+    require_finite("snr", snr, *snr.shape)
+    if not bool((snr > 0).all()):
+        raise ValueError(f"snr must be > 0, got {float(snr.min())!r}")
+    n_retain = require_count("n_retain", n_retain, 1)
+    n_forget = require_count("n_forget", n_forget, 1)
+    active_noise_ratio = require_above("active_noise_ratio", active_noise_ratio, 0)
     c = snr**2 / (snr**2 + active_noise_ratio)
     retain, forget = (1 + (_larger_class(n) - 1) * c for n in (n_retain, n_forget))
     within = [(1 + (n / 2 - 1) * c**2) / n for n in (n_retain, n_forget)]
@@ -102,6 +121,15 @@ def leave_one_out(
 
     To a mean loss of 1e-4, where outputs are within about 0.01 of those at interpolation.
     """
+    datasets = require_items("datasets", datasets, SignalNoise)
+    samples = require_items("samples", samples)
+    if len(samples) != len(datasets):
+        raise ValueError(f"samples must be one per data set ({len(datasets)}), got {len(samples)}")
+    samples = [
+        require_count("samples", sample, 0, data.n_samples - 1)
+        for data, sample in zip(datasets, samples, strict=True)
+    ]
+    starts = require_count("starts", starts, 1, 10_000)
     pairs = [p for p in zip(datasets, samples, strict=True) for _ in range(starts)]
     reduced = [
         data.subset(torch.arange(data.n_samples, device=data.labels.device) != sample)
@@ -128,8 +156,13 @@ class RankCorrelation:
 
 def rank_correlation(x: Tensor, y: Tensor) -> RankCorrelation:
     """Spearman's ρ of x and y (seeds, k) within each seed; t-interval of the mean over seeds."""
-    if x.shape != y.shape or x.ndim != 2 or x.shape[0] < 2:
-        raise ValueError(f"x and y must be (seeds >= 2, k) alike, got {(*x.shape,)}, {(*y.shape,)}")
+    for name, tensor in (("x", x), ("y", y)):
+        require_kind(name, tensor, Tensor)
+        require_finite(name, tensor, *tensor.shape)
+    if x.shape != y.shape or x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 2:
+        raise ValueError(
+            f"x and y must be (seeds >= 2, k >= 2) alike, got {(*x.shape,)}, {(*y.shape,)}"
+        )
     pairs = zip(x.tolist(), y.tolist(), strict=True)
     values = np.array([float(stats.spearmanr(a, b).statistic) for a, b in pairs])
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
@@ -149,8 +182,10 @@ def coefficient_path(
 
     In units of the output: a filter set with mean γ adds about γ to y·f, and with mean ρ about ρ.
     """
+    require_kind("data", data, SignalNoise)
     learned, memorised = [], []
-    for steps in checkpoints:
+    for steps in require_items("checkpoints", checkpoints):
+        require_count("checkpoints", steps, 0)
         run = fit(
             [data],
             filters=filters,

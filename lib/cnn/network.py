@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.checks import require_above, require_count, require_finite, require_kind, require_room
 from lib.randomness import seed_sequence
 
 
@@ -17,13 +18,18 @@ class TwoLayerCNN(torch.nn.Module):
 
     def __init__(self, weights: Tensor):
         super().__init__()
-        if weights.ndim != 3 or weights.shape[0] != 2:
+        require_kind("weights", weights, Tensor)
+        if weights.ndim != 3 or weights.shape[0] != 2 or not weights.numel():
             raise ValueError(f"weights must have shape (2, m, d), got {(*weights.shape,)}")
+        require_finite("weights", weights, *weights.shape)
         self.weights = torch.nn.Parameter(weights.detach().clone())
 
     @classmethod
     def random(cls, filters: int, dim: int, init_scale: float, seed: int = 0) -> "TwoLayerCNN":
         """A network with independent N(0, init_scale²) weights, in float64."""
+        filters, dim = require_count("filters", filters, 1), require_count("dim", dim, 1)
+        require_room("filters and dim", 2, filters, dim)
+        init_scale = require_above("init_scale", init_scale, 0)
         return cls(gaussian_weights(filters, dim, init_scale, seed))
 
     def forward(self, patches: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lib.checks import WIDE, describe, require_nonnegative
 from lib.cnn.coefficients import PatchSpan, Responses
 from lib.cnn.updates import UpdateColumns
 from lib.stability.losses import Loss
@@ -26,6 +28,16 @@ class Until:
 
     forget_loss: float | Tensor = float("inf")
     distance: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "distance", require_nonnegative("distance", self.distance))
+        if isinstance(self.forget_loss, Tensor):
+            losses = self.forget_loss
+            if losses.dtype not in WIDE or losses.is_meta or bool(losses.isnan().any()):
+                raise ValueError(f"forget_loss must be numbers, got {describe(losses)}")
+        elif self.forget_loss != math.inf:
+            value = require_nonnegative("forget_loss", self.forget_loss)
+            object.__setattr__(self, "forget_loss", value)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.checks import require_above, require_batch, require_count
+from lib.checks import (
+    require_above,
+    require_batch,
+    require_count,
+    require_device,
+    require_items,
+    require_nonnegative,
+    require_room,
+    require_seed,
+)
 from lib.cnn.coefficients import PatchSpan, Responses, distinct_patches
 from lib.cnn.data import SignalNoise
 from lib.cnn.descent import Descent, chunks, interpolate, per_entry
 from lib.cnn.network import gaussian_weights
 from lib.stability.losses import scalar_loss
 
+LARGEST_START = 1e12  # of the scale of initial weights, and its inverse the smallest
 Trained = tuple[Tensor, Tensor, Tensor]  # coefficients, losses, steps taken
 
 
@@ -126,12 +136,13 @@ def fit(
     Entry k starts from N(0, init_scale²) weights drawn with seed + k.
     A run that overflows ends with loss ∞ and a RuntimeWarning naming its entry.
     """
-    require_count("steps", steps, 0)
+    steps = require_count("steps", steps, 0)
+    tolerance = require_nonnegative("tolerance", tolerance)
+    scalar_loss(loss)
 
     def descend(span: PatchSpan, part: slice) -> Trained:
         n = span.labels.shape[1]
-        size = n if batch_size is None else batch_size
-        require_batch("batch_size", size, n)
+        size = n if batch_size is None else require_batch("batch_size", batch_size, n)
         rates = per_entry("learning_rate", learning_rate, span.labels)
         return Descent(loss, steps, tolerance, size, seed).run(span[part], rates[part], part.start)
 
@@ -156,8 +167,7 @@ def fit_to_interpolation(
     Raises `NotInterpolated` (with `.losses`) if an entry cannot get there, as happens when two
     samples have the same gradient and different labels, or below the dtype's rounding.
     """
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be > 0, got {tolerance}")
+    tolerance = require_above("tolerance", tolerance, 0)
 
     def solve(span: PatchSpan, part: slice) -> Trained:
         return interpolate(span[part], tolerance)
@@ -187,12 +197,17 @@ def _train(
     device: torch.device | str | None,
 ) -> Fit:
     """All entries, from their starts by `run`, chunk by chunk."""
+    datasets = require_items("datasets", datasets, SignalNoise)
     sizes = sorted({data.n_samples for data in datasets})
     if len(sizes) != 1:
         raise ValueError(f"datasets must be one or more with equal n_samples, got sizes {sizes}")
-    require_count("filters", filters, 1)
-    require_above("init_scale", init_scale, 0)
-    span = PatchSpan.from_datasets(datasets, filters, init_scale, seed).to(device)
+    filters = require_count("filters", filters, 1)
+    init_scale = require_above("init_scale", init_scale, 0, LARGEST_START)
+    seed = require_seed(seed)
+    require_room("filters", len(datasets), 2 * filters, max(data.dim for data in datasets))
+    require_room("filters", len(datasets), 2 * filters, sizes[0] + 2)
+    span = PatchSpan.from_datasets(datasets, filters, init_scale, seed)
+    span = span.to(require_device(device))
     parts = zip(*(run(span, part) for part in chunks(span)), strict=True)
     coefficients, losses, taken = map(torch.cat, parts)
     starts = tuple(range(seed, seed + len(datasets)))

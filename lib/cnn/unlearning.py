@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checks import require_above, require_count
+from lib.checks import (
+    describe,
+    require_above,
+    require_bool,
+    require_count,
+    require_kind,
+    require_room,
+    require_seed,
+)
 from lib.cnn.coefficients import distinct_patches
 from lib.cnn.descent import chunks
 from lib.cnn.network import gaussian_weights
@@ -78,7 +86,12 @@ class Start:
     seed: int
 
     def __post_init__(self) -> None:
-        require_above("displacement", self.displacement, 0)
+        require_kind("fit", self.fit, Fit)
+        for name, value in (
+            ("displacement", require_above("displacement", self.displacement, 0)),
+            ("seed", require_seed(self.seed)),
+        ):
+            object.__setattr__(self, name, value)
 
     def displacement_of(self, entry: int) -> Tensor:
         """δ_0 of one entry, (2, m, d), drawn again from the seed."""
@@ -160,7 +173,7 @@ def linearised(
     Without `drift` what gradients are left at w* is dropped, and it is always the former.
     """
     start, updates = _begin(fit, forget, algorithm, learning_rate, displacement, seed, reshuffle)
-    kind = partial(LinearMotion.of, drift=drift)
+    kind = partial(LinearMotion.of, drift=require_bool("drift", drift))
     return _follow(kind, start, updates, steps, until)[0]
 
 
@@ -187,9 +200,15 @@ def _follow(
     until: Until,
 ) -> tuple[Paths, Tensor, Tensor]:
     """Paths, moves and what is left of δ_0, chunk by chunk."""
-    require_count("steps", steps, 0)
+    steps = require_count("steps", steps, 0)
+    require_kind("until", until, Until)
+    require_room("steps", steps + 1, 3, len(start.fit.datasets))
     fit, (overlaps, squares) = start.fit, start.overlaps()
     limits = torch.as_tensor(until.forget_loss, dtype=squares.dtype, device=squares.device)
+    if limits.shape not in ((), squares.shape):
+        raise ValueError(
+            f"until.forget_loss must be one number or {len(squares)}, got {describe(limits)}"
+        )
     limits = limits.expand(len(squares))
     runs = []
     for part in chunks(fit.span):

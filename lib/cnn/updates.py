@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from lib.checks import require_batch
+from lib.checks import require_batch, require_bool, require_items, require_mask
 from lib.cnn.descent import per_entry
 from lib.stability.algorithm import AscentDescent, Sampling
 from lib.stability.sampling import RESHUFFLED, draw_counts, epoch_counts
@@ -41,8 +42,10 @@ class UpdateColumns:
         reshuffle: bool = False,
     ) -> UpdateColumns:
         """From one algorithm and rate or one per entry; ValueError for what does not fit."""
-        entries, forget = len(labels), _forget_mask(forget, labels)
-        rules = [algorithm] * entries if isinstance(algorithm, AscentDescent) else list(algorithm)
+        entries, forget = len(labels), forget_masks(forget, labels)
+        if isinstance(algorithm, AscentDescent):
+            algorithm = [algorithm] * entries
+        rules = require_items("algorithm", algorithm, AscentDescent)
         if len(rules) != entries:
             raise ValueError(
                 f"algorithm must be one or one per entry ({entries}), got {len(rules)}"
@@ -52,6 +55,7 @@ class UpdateColumns:
         for name, members in (("retain_batch", ~forget), ("forget_batch", forget)):
             for rule, size in zip(rules, members.sum(1).tolist(), strict=True):
                 require_batch(name, getattr(rule, name), size)
+        reshuffle = require_bool("reshuffle", reshuffle)
         rates = per_entry("learning_rate", learning_rate, labels)
         for rule in rules:
             rule.require_plain("networks trained on coefficients")
@@ -113,13 +117,9 @@ class UpdateColumns:
         return counts
 
 
-def _forget_mask(forget: Tensor, labels: Tensor) -> Tensor:
-    if forget.dtype != torch.bool or forget.shape not in (labels.shape, labels.shape[1:]):
-        raise ValueError(
-            f"forget must be bool of shape {(*labels.shape[1:],)} or {(*labels.shape,)}, "
-            f"got {forget.dtype} {(*forget.shape,)}"
-        )
-    mask = forget.to(labels.device).expand(labels.shape)
-    if not bool((mask.any(1) & ~mask.all(1)).all()):
-        raise ValueError("forget must leave both sets non-empty, got all True or all False")
-    return mask
+def forget_masks(forget: Any, labels: Tensor) -> Tensor:
+    """(b, n) bool, from one mask or set of indices for all entries or from a mask each."""
+    entries, n = labels.shape
+    each = isinstance(forget, Tensor) and forget.ndim == 2 and len(forget) == entries
+    masks = [require_mask(row, n) for row in forget] if each else [require_mask(forget, n)]
+    return torch.stack(masks).to(labels.device).expand(labels.shape)

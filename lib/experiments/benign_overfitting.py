@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +27,28 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import linregress
 from torch import Generator, Tensor
 
-from lib.checks import require_count
+from lib.checks import (
+    WIDE,
+    describe,
+    is_finite,
+    require_above,
+    require_count,
+    require_device,
+    require_finite,
+    require_items,
+    require_kind,
+    require_room,
+    require_seed,
+    require_share,
+    shown,
+)
 from lib.cnn.coefficients import PatchSpan
 from lib.cnn.descent import Descent
 from lib.randomness import seed_sequence, stream
 
 # Runs trained together on a CPU; a larger batch leaves the cache, a smaller one pays overhead.
 CHUNK = 250
+LARGEST_NORM = 1e12  # of a signal, in units of the noise
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,14 @@ class BenignSetting:
     steps: int = 100
     test_points: int = 1000
     output_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("n_samples", "filters", "test_points"):
+            require_count(name, getattr(self, name), 1)
+        require_count("steps", self.steps, 0)
+        require_share("flip", self.flip)
+        for name in ("learning_rate", "output_scale"):
+            require_above(name, getattr(self, name), 0)
 
     @property
     def smallest_dim(self) -> int:
@@ -98,15 +122,20 @@ def error_map(
 
     Raises ValueError for a negative norm or for a dimension below 2·filters + 1 + n.
     """
-    setting = setting or BenignSetting()
+    setting = BenignSetting() if setting is None else setting
+    require_kind("setting", setting, BenignSetting)
+    repeats, seed = require_count("repeats", repeats, 1), require_seed(seed)
+    require_device(device)
     place = device or getattr(signal_norms, "device", "cpu")
-    norms = torch.as_tensor(signal_norms, dtype=torch.float64, device=place)
-    sizes = [int(dim) for dim in dims]
+    norms = _numbers("signal_norms", signal_norms, place)
+    dims = require_items("dims", dims)
+    for dim in dims:
+        if is_finite(dim) and dim < setting.smallest_dim:
+            raise ValueError(f"dims must be >= {setting.smallest_dim}, got {dim}")
+    sizes = [require_count("dims", dim, setting.smallest_dim) for dim in dims]
+    require_room("repeats and signal_norms", repeats, norms.numel(), 2 * setting.filters)
     if norms.ndim != 1 or not bool((torch.isfinite(norms) & (norms >= 0)).all()):
         raise ValueError(f"signal_norms must be a list of finite numbers >= 0, got {signal_norms}")
-    if min(sizes, default=setting.smallest_dim) < setting.smallest_dim:
-        raise ValueError(f"dims must be >= {setting.smallest_dim}, got {min(sizes)}")
-    require_count("repeats", repeats, 1)
     rows = [_row(norms.repeat(repeats), dim, setting, seed) for dim in sizes]
     errors, losses = (torch.stack(column) for column in zip(*rows, strict=True))
     shape = (len(sizes), repeats, len(norms))
@@ -115,7 +144,7 @@ def error_map(
 
 def first_below(signal_norms: Sequence[float] | Tensor, errors: Tensor, level: float) -> Tensor:
     """The first ‖μ‖ of each row whose error is at most `level`, as published; NaN where none is."""
-    norms = torch.as_tensor(signal_norms, dtype=errors.dtype, device=errors.device)
+    norms = _cells(signal_norms, errors, level)
     below = errors <= level
     first = norms[below.int().argmax(1)]
     return torch.where(below.any(1), first, math.nan)
@@ -126,7 +155,7 @@ def contour(signal_norms: Sequence[float] | Tensor, errors: Tensor, level: float
 
     Unlike `first_below` it does not seize the first lucky cell: isotonic regression uses all cells.
     """
-    norms = torch.as_tensor(signal_norms, dtype=torch.float64, device="cpu").numpy()
+    norms = _cells(signal_norms, errors, level).double().cpu().numpy()
     crossings = []
     for row in errors.double().cpu().numpy():
         falling = isotonic_regression(row, increasing=False).x
@@ -148,14 +177,46 @@ class BoundaryFit:
 
 def fit_boundary(dims: Sequence[int] | Tensor, crossings: Tensor, n_samples: int) -> BoundaryFit:
     """Least squares of log n‖μ‖⁴ on log d, over the dimensions where the contour exists (≥ 3)."""
-    crossings = crossings.cpu()
+    require_kind("crossings", crossings, Tensor)
+    if crossings.dtype not in WIDE or crossings.ndim != 1 or crossings.is_meta:
+        raise ValueError(f"crossings must be numbers (k,), got {describe(crossings)}")
+    n_samples = require_count("n_samples", n_samples, 1)
+    crossings, sizes = crossings.cpu(), _numbers("dims", dims, "cpu")
+    if sizes.shape != crossings.shape or not bool((sizes > 0).all()):
+        raise ValueError(f"dims must be numbers > 0, one per crossing, got {shown(dims)}")
     known = torch.isfinite(crossings)
+    if bool((crossings[known] <= 0).any()):
+        raise ValueError(f"crossings must be > 0, got {float(crossings[known].min())!r}")
     if int(known.sum()) < 3:
         raise ValueError(f"crossings must be finite at 3 dims or more, got {int(known.sum())}")
-    x = torch.as_tensor(dims, dtype=torch.float64, device="cpu")[known].log().numpy()
+    x = sizes[known].log().numpy()
     y = (math.log(n_samples) + 4 * crossings[known].log()).numpy()
     line = linregress(x, y)
     return BoundaryFit(math.exp(float((y - x).mean())), float(line.slope), float(line.stderr))
+
+
+def _numbers(name: str, values: Any, device: Any) -> Tensor:
+    """(k,) float64; ValueError unless they are k finite numbers up to 1e12."""
+    try:
+        numbers = torch.as_tensor(values, dtype=torch.float64, device=device)
+        fits = numbers.ndim == 1 and len(numbers) and bool((numbers.abs() <= LARGEST_NORM).all())
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must be a list of finite numbers >= 0, at most {LARGEST_NORM:g}, "
+            f"got {shown(values)}"
+        )
+    return numbers
+
+
+def _cells(signal_norms: Any, errors: Tensor, level: float) -> Tensor:
+    """The norms as `errors` are held, once they are its columns; `level` is an error as well."""
+    require_kind("errors", errors, Tensor)
+    norms = _numbers("signal_norms", signal_norms, "cpu")
+    require_finite("errors", errors, "rows", len(norms))
+    require_share("level", level)
+    return norms.to(errors)
 
 
 def _row(norms: Tensor, dim: int, setting: BenignSetting, seed: int) -> tuple[Tensor, Tensor]:

@@ -6,19 +6,29 @@ from their law; axes that no batch can expand are drawn only for the few runs th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
-from lib.checks import require_batches, require_count, require_nonnegative
+from lib.checks import (
+    require_above,
+    require_batches,
+    require_count,
+    require_items,
+    require_kind,
+    require_nonnegative,
+    require_room,
+    require_seed,
+    require_share,
+)
 from lib.stability.algorithm import AscentDescent
 from lib.stability.exponents import axis_laws, axis_multipliers, critical_moment, joint_counts
 from lib.stability.families import AxisFamily
 from lib.stability.sampling import draw_group_counts
 
+LARGEST_THRESHOLD = 1e300
 FIRST_BLOCK = 32  # steps drawn at once; doubled each time, so that runs which escape cost little
 
 
@@ -35,10 +45,14 @@ class Escape:
     threshold: float = 1000.0
 
     def __post_init__(self) -> None:
-        require_count("steps", self.steps, 1)
-        require_count("runs", self.runs, 1)
-        if not (math.isfinite(self.threshold) and self.threshold > 1):
-            raise ValueError(f"threshold must be a finite number > 1, got {self.threshold!r}")
+        checked = {
+            "steps": require_count("steps", self.steps, 1),
+            "runs": require_count("runs", self.runs, 1),
+            "threshold": require_above("threshold", self.threshold, 1, LARGEST_THRESHOLD),
+        }
+        require_room("steps and runs", self.steps, self.runs)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -54,10 +68,13 @@ class HessianTest:
     learning_rate: float
 
     def __post_init__(self) -> None:
+        require_kind("family", self.family, AxisFamily)
+        require_kind("algorithm", self.algorithm, AscentDescent)
         require_batches(self.family, self.algorithm)
         self.algorithm.require_plain("a Hessian test")
         self.algorithm.require_independent("a Hessian test")
-        require_nonnegative("learning_rate", self.learning_rate)
+        rate = require_nonnegative("learning_rate", self.learning_rate)
+        object.__setattr__(self, "learning_rate", rate)
 
 
 def count_escapes(tests: Sequence[HessianTest], criterion: Escape, *, seed: int) -> np.ndarray:
@@ -66,7 +83,12 @@ def count_escapes(tests: Sequence[HessianTest], criterion: Escape, *, seed: int)
     A run starts with δ_0 equally long along every axis. The result depends on `seed` and on a
     test's place in the sequence.
     """
-    seeds = np.random.SeedSequence(seed).spawn(len(tests))
+    tests = require_items("tests", tests, HessianTest)
+    require_kind("criterion", criterion, Escape)
+    for test in tests:
+        axes = len(test.family.retain_group)
+        require_room("tests and criterion", criterion.steps, criterion.runs, axes)
+    seeds = np.random.SeedSequence(require_seed(seed)).spawn(len(tests))
     pairs = zip(tests, seeds, strict=True)
     return np.array([_escapes(test, criterion, seed) for test, seed in pairs])
 
@@ -78,7 +100,9 @@ def escapes_allowed(runs: int, threshold: float, *, level: float = 1e-3) -> int:
     and P(sup_k ‖δ_k‖² ≥ threshold · ‖δ_0‖²) ≤ 1/threshold by Ville's inequality. Escapes are then
     stochastically below Binomial(runs, 1/threshold), whose upper quantile this is.
     """
-    require_nonnegative("level", level)
+    require_count("runs", runs, 0, 2**53)
+    threshold = require_above("threshold", threshold, 1, LARGEST_THRESHOLD)
+    level = require_share("level", level, "(0, 1]")
     return int(stats.binom.isf(level, runs, 1 / threshold))
 
 
@@ -91,6 +115,8 @@ def escape_bound(test: HessianTest, threshold: float) -> float:
 
     Source: this book's Hessian tests chapter, theorem on the moment ladder.
     """
+    require_kind("test", test, HessianTest)
+    threshold = require_above("threshold", threshold, 1, LARGEST_THRESHOLD)
     p = critical_moment(axis_laws(test.family, test.algorithm, test.learning_rate))
     active = _can_expand(test)
     if active.sum() <= 1:

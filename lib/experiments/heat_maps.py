@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lib.checks import require_axis, require_items, require_kind, require_seed
 from lib.cnn.data import SignalNoise
 from lib.cnn.network import TwoLayerCNN
 from lib.cnn.unlearning import Trajectory, ascent_descent, linearised
@@ -24,8 +25,10 @@ from lib.experiments.predictions import follow, mean, mean_square_along, typical
 from lib.experiments.settings import (
     Cell,
     Criterion,
+    Network,
     Networks,
     TrainedCell,
+    Update,
     trained_networks,
 )
 
@@ -64,6 +67,11 @@ def heat_map(
         ValueError: for values that a network, the update or the criterion rejects.
         NotInterpolated: where training stalls.
     """
+    require_kind("cell", cell, Cell)
+    require_kind("criterion", criterion, Criterion)
+    names = [f.name for kind in (Network, Update) for f in fields(kind)]
+    x, y = require_axis("x", x, names), require_axis("y", y, names)
+    seeds = [require_seed(seed) for seed in require_items("seeds", seeds)]
     places = [{x[0]: a, y[0]: b, "seed": s} for a, b, s in product(x[1], y[1], seeds)]
     grid = [cell.varied(**{x[0]: a, y[0]: b}) for a, b, _ in product(x[1], y[1], seeds)]
     networks = trained_networks(

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from lib.checks import require_count
-from lib.experiments.escape import Escape, HessianTest, count_escapes
+from lib.checks import (
+    is_finite,
+    require_above,
+    require_axis,
+    require_batch,
+    require_choice,
+    require_count,
+    require_kind,
+    require_nonnegative,
+    require_room,
+    shown,
+)
+from lib.experiments.escape import LARGEST_THRESHOLD, Escape, HessianTest, count_escapes
 from lib.stability.algorithm import AscentDescent, Sampling
 from lib.stability.exponents import axis_laws, exponents_of, growth_exponents, moment_exponent
 from lib.stability.families import AxisFamily
@@ -51,6 +62,16 @@ class SharedAxis:
     damping: float = 0.0
     sampling: Sampling = "without_replacement"
 
+    def _require_numbers(self) -> None:
+        """ValueError for what the family and the update do not see as it was given."""
+        for name in ("n_retain", "n_forget", "retain_group", "forget_group"):
+            require_count(name, getattr(self, name), 1)
+        require_batch("retain_group", self.retain_group, self.n_retain)
+        require_room("n_retain", self.n_retain, 128)
+        require_count("batch", self.batch, 1)
+        for name in ("retain_sharpness", "forget_sharpness"):
+            require_nonnegative(name, getattr(self, name))
+
     def largest_cross(self) -> float:
         """χ = λ_r/‖H_r‖_F when all of the forget set's curvature lies on the shared axis."""
         own_axes = self.n_retain - self.retain_group
@@ -58,11 +79,11 @@ class SharedAxis:
 
     def test(self) -> HessianTest:
         """The family and the update of this setting."""
-        require_count("retain_group", self.retain_group, 1)
+        self._require_numbers()
         limit = self.largest_cross()
         cross = limit if self.cross is None else self.cross
-        if not 0 <= cross <= limit * (1 + 1e-12):
-            raise ValueError(f"cross must be in [0, {limit:.6g}], got {cross!r}")
+        if not (is_finite(cross) and 0 <= cross <= limit * (1 + 1e-12)):
+            raise ValueError(f"cross must be in [0, {limit:.6g}], got {shown(cross)}")
         shared = min(cross / limit, 1.0)
         own = math.sqrt(1 - shared**2)
         rest = self.n_retain - self.retain_group
@@ -166,7 +187,11 @@ def escape_map(
     Raises:
         ValueError: for a value that `SharedAxis` or the criterion rejects.
     """
-    criterion = criterion or Escape()
+    require_kind("setting", setting, SharedAxis)
+    criterion = Escape() if criterion is None else criterion
+    require_kind("criterion", criterion, Escape)
+    names = [f.name for f in fields(SharedAxis)]
+    x, y = require_axis("x", x, names), require_axis("y", y, names)
     tests = [replace(setting, **{x[0]: a, y[0]: b}).test() for b in y[1] for a in x[1]]
     shape = len(y[1]), len(x[1])
     laws = [axis_laws(t.family, t.algorithm, t.learning_rate) for t in tests]
@@ -195,6 +220,8 @@ def stable_group_row(setting: SharedAxis, criterion: Escape, *, seed: int) -> di
     "typical" by `smallest_stable_group` for the setting's own sampling; "measured majority" the
     smallest σ from which on most simulated runs stay.
     """
+    require_kind("setting", setting, SharedAxis)
+    setting.test()
     groups = range(1, setting.n_retain + 1)
     tests = [replace(setting, retain_group=group).test() for group in groups]
     escaped = np.flatnonzero(2 * count_escapes(tests, criterion, seed=seed) > criterion.runs)
@@ -218,6 +245,8 @@ def threshold_order(test: HessianTest, threshold: float) -> float:
 
     Source: this book's Hessian tests chapter.
     """
+    require_kind("test", test, HessianTest)
+    threshold = require_above("threshold", threshold, 1, LARGEST_THRESHOLD)
     return 2 * math.log(2) / math.log(len(test.family.retain_group) * threshold)
 
 
@@ -227,13 +256,14 @@ def sister_setting(learning_rate: float, n: int = 100) -> SharedAxis:
     H_i = (2n/σ) e_1e_1ᵀ for σ samples and (2n/σ) on an axis of its own for every other, so that
     λ_1(H) = 2; σ is `retain_group`, B is `batch`.
     """
+    n = require_count("n", n, 1)
     return SharedAxis(
         n_retain=n,
         n_forget=1,
         forget_batch=1,
         forget_group=1,
         mixing=0.0,
-        learning_rate=learning_rate,
+        learning_rate=require_nonnegative("learning_rate", learning_rate),
     )
 
 
@@ -245,6 +275,9 @@ def smallest_stable_group(
     Raises:
         ValueError: if even σ_r = n_r is predicted to escape.
     """
+    require_kind("setting", setting, SharedAxis)
+    require_choice("prediction", prediction, ("mean_square", "typical"))
+    setting.test()
     for group in range(setting.n_retain, 0, -1):
         test = replace(setting, retain_group=group).test()
         exponents = growth_exponents(test.family, test.algorithm, test.learning_rate)

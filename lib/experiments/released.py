@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checks import require_batch, require_count, require_nonnegative
+from lib.checks import (
+    require_batch,
+    require_count,
+    require_items,
+    require_nonnegative,
+    require_room,
+    require_seed,
+)
 from lib.randomness import seed_sequence
 from lib.stability.algorithm import AscentDescent
 from lib.stability.exponents import growth_exponents
@@ -27,7 +34,7 @@ LEAVES = 1000.0  # a run has left once its squared norm has grown by this factor
 def released_family(sigma: int) -> AxisFamily:
     """The released test's curvature: σ samples of each set on axis 1, the others one to an axis."""
     require_count("sigma", sigma, 1)
-    require_batch("sigma", sigma, SAMPLES)
+    sigma = require_batch("sigma", sigma, SAMPLES)
     group = np.array([sigma] + [1] * (SAMPLES - sigma))
     sharpness = 2.0 * group / sigma
     return AxisFamily(SAMPLES, SAMPLES, group, group, sharpness, sharpness)
@@ -44,6 +51,8 @@ def released_hessian_prediction(
 
     Arguments and errors as `released_hessian_test`. Source: book, thm-three-frontiers.
     """
+    batches, sigmas = require_items("batches", batches), require_items("sigmas", sigmas)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
     cells = [
         [
             growth_exponents(
@@ -82,24 +91,23 @@ def released_hessian_test(
     Raises:
         ValueError: naming the argument, its value and the allowed range.
     """
-    require_nonnegative("learning_rate", learning_rate)
-    require_count("repetitions", repetitions, 1)
-    require_count("steps", steps, 1)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
+    repetitions = require_count("repetitions", repetitions, 1)
+    steps, seed = require_count("steps", steps, 1), require_seed(seed)
+    batches, sigmas = require_items("batches", batches), require_items("sigmas", sigmas)
+    require_room("repetitions and sigmas", repetitions * len(sigmas), SAMPLES)
     families = [released_family(sigma) for sigma in sigmas]
     updates = [_algorithm(mixing, batch) for batch in batches]
     call = joblib.delayed(_column)
     columns = joblib.Parallel(n_jobs=-1)(
         call(families, update, learning_rate, (repetitions, steps, seed)) for update in updates
     )
-    stayed = [torch.from_numpy(column) for column in columns]
-    return (
-        torch.stack(stayed, dim=1) if stayed else torch.from_numpy(np.zeros((len(sigmas), 0), int))
-    )
+    return torch.stack([torch.from_numpy(column) for column in columns], dim=1)
 
 
 def _algorithm(mixing: float, batch: int) -> AscentDescent:
     require_count("batch", batch, 1)
-    require_batch("batch", batch, SAMPLES)
+    batch = require_batch("batch", batch, SAMPLES)
     return AscentDescent(mixing, batch, batch, sampling="without_replacement")
 
 

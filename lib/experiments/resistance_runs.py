@@ -6,15 +6,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lib.checks import (
+    require_above,
+    require_count,
+    require_items,
+    require_kind,
+    require_nonnegative,
+)
 from lib.cnn.data import SignalNoise
 from lib.cnn.memorisation import leave_one_out, memorised_share, noise_mass, output_parts
 from lib.cnn.runs import Until
 from lib.cnn.training import Fit, fit_to_interpolation
 from lib.cnn.unlearning import Trajectory, ascent_descent
+from lib.cnn.updates import forget_masks
 from lib.experiments.settings import Cell, Criterion, Network, TrainedCell, Update
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
@@ -61,14 +70,25 @@ def resistance(
 
     Of the criterion count steps, displacement and forget_loss.
     """
+    seeds = require_count("seeds", seeds, 1, 10_000)
+    require_parts(network, update, criterion)
+    snrs = [require_above("snrs", snr, 0) for snr in require_items("snrs", snrs)]
     cells = [Cell(replace(network, snr=snr), update) for snr in snrs]
     rows = [_resistance_row(cell, criterion, range(seeds)) for cell in cells]
     return Resistance(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
 
-def curvatures(fit: Fit, forget: Tensor) -> list[Curvature]:
+def require_parts(network: Network, update: Update, criterion: Criterion) -> None:
+    """TypeError for an object of another kind."""
+    require_kind("network", network, Network)
+    require_kind("update", update, Update)
+    require_kind("criterion", criterion, Criterion)
+
+
+def curvatures(fit: Fit, forget: Any) -> list[Curvature]:
     """The per-sample curvature of every trained network; forget (n,) or (b, n)."""
-    masks = forget.expand(fit.span.labels.shape)
+    require_kind("fit", fit, Fit)
+    masks = forget_masks(forget, fit.span.labels)
     return [Curvature.from_gram(*pair) for pair in zip(fit.curvature_gram(), masks, strict=True)]
 
 
@@ -79,6 +99,8 @@ def steepest_mean_steps(
 
     `lib.stability.steps_to_amplify` is that of the exact mean square.
     """
+    factor = require_above("factor", factor, 1)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
     values = torch.linalg.eigvalsh(mean_operator(curvature, algorithm))
     rounding = len(values) * torch.finfo(values.dtype).eps * float(values.abs().max())
     if float(values[0]) >= -rounding:
@@ -123,6 +145,12 @@ def per_sample(
     criterion steps, displacement and forget_loss; batches are full. Memorisation comes from
     `starts` retrainings without the sample.
     """
+    require_parts(network, update, criterion)
+    datasets = require_items("datasets", datasets, SignalNoise)
+    samples = [
+        require_count("samples", sample, 0, min(data.n_samples for data in datasets) - 1)
+        for sample in require_items("samples", samples)
+    ]
     each = [data for data in datasets for _ in samples]
     which = torch.tensor(list(samples), device="cpu").repeat(len(datasets))
     trained = fit_to_interpolation(each, **network.shape)

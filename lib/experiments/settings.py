@@ -11,7 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checks import require_count
+from lib.checks import (
+    is_finite,
+    require_above,
+    require_bool,
+    require_choice,
+    require_count,
+    require_device,
+    require_items,
+    require_kind,
+    require_nonnegative,
+    require_seed,
+    require_share,
+    shown,
+)
 from lib.cnn.data import SignalNoise, signal_noise
 from lib.cnn.training import Fit, fit, fit_to_interpolation
 from lib.stability.algorithm import AscentDescent
@@ -40,6 +53,14 @@ class Network:
     flip: float = 0.0
     loss: Literal["squared", "logistic"] = "squared"
     training_loss: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_retain", 1), ("n_forget", 1), ("dim", 2), ("filters", 1)):
+            require_count(name, getattr(self, name), least)
+        for name in ("init_scale", "snr", "training_loss"):
+            require_above(name, getattr(self, name), 0)
+        require_share("flip", self.flip)
+        require_choice("loss", self.loss, ("squared", "logistic"))
 
     @property
     def forget(self) -> Tensor:
@@ -79,6 +100,15 @@ class Update:
     damping_share: float = 0.0
     reshuffle: bool = False
 
+    def __post_init__(self) -> None:
+        require_share("mixing", self.mixing)
+        require_nonnegative("learning_rate_share", self.learning_rate_share)
+        require_nonnegative("damping_share", self.damping_share)
+        require_bool("reshuffle", self.reshuffle)
+        for name in ("retain_batch", "forget_batch"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name), 1)
+
     def algorithm(self, network: Network, sharpness: float) -> AscentDescent:
         """The update where λ_1(H_r) is `sharpness`."""
         return AscentDescent(
@@ -96,6 +126,10 @@ class Cell:
 
     network: Network = field(default_factory=Network)
     update: Update = field(default_factory=Update)
+
+    def __post_init__(self) -> None:
+        require_kind("network", self.network, Network)
+        require_kind("update", self.update, Update)
 
     def varied(self, **values: Any) -> Cell:
         """With other values of fields of either, each found by its name."""
@@ -125,9 +159,13 @@ class Criterion:
     def __post_init__(self) -> None:
         require_count("steps", self.steps, 2)
         require_count("linear_runs", self.linear_runs, 1)
+        require_bool("asymptotic", self.asymptotic)
+        require_above("displacement", self.displacement, 0)
         for name in ("growth", "forget_loss"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be finite and > 0, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not (is_finite(value) and value > 0):
+                raise ValueError(f"{name} must be finite and > 0, got {shown(value)}")
+            require_above(name, value, 0)
 
 
 @dataclass(frozen=True)
@@ -156,6 +194,13 @@ def trained_networks(
         ValueError: where they differ in more than their data (snr and flip).
         NotInterpolated, RuntimeError: with the losses reached, where training stalls.
     """
+    wanted = require_items("wanted", wanted, Network)
+    seeds = [require_seed(seed) for seed in require_items("seeds", seeds)]
+    if len(wanted) != len(seeds):
+        raise ValueError(
+            f"wanted and seeds must be equally long, got {len(wanted)} and {len(seeds)}"
+        )
+    require_device(device)
     keys = list(zip(wanted, seeds, strict=True))
     distinct = list(dict.fromkeys(keys))
     place = {key: k for k, key in enumerate(distinct)}

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import maximum_filter, minimum_filter
 
+from lib.checks import require_kind, shown
+
 # A twin is a network's linearised run on the same batches: does it escape, does it forget?
 Event = Literal["escape", "forget", "twin", "twin_forget"]
 NEAR = 2  # cells around a frontier, for the share of agreement near it
@@ -30,6 +32,9 @@ class MapGrid:
     @classmethod
     def of(cls, table: pd.DataFrame) -> MapGrid:
         """From a table whose first three columns are x, y and the seed."""
+        require_kind("table", table, pd.DataFrame)
+        if len(table.columns) < 3 or table.columns[2] != "seed" or not len(table):
+            raise ValueError(f"table must have the columns x, y, seed, …, got {shown(table.shape)}")
         x_name, y_name = table.columns[:2]
         ordered = table.sort_values([y_name, x_name, "seed"], kind="stable")
         x, y = (np.sort(ordered[name].unique()) for name in (x_name, y_name))
@@ -115,6 +120,7 @@ def disagreements(grid: MapGrid) -> dict[str, float]:
     linearising removes from this network is its ReLU kinks. restabilised: most networks escape but
     do not forget, although their linearised runs do; early: they forget although those do not.
     """
+    require_kind("grid", grid, MapGrid)
     escaped, twin = grid.happened("escape"), grid.happened("twin")
     missed = grid.predicted("typical") != escaped
     forgot, twin_forgot = grid.happened("forget"), grid.happened("twin_forget")
@@ -132,6 +138,7 @@ def missed_cells(grid: MapGrid) -> pd.DataFrame:
 
     Their place, the median prediction, and the shares of networks and of their twins that escape.
     """
+    require_kind("grid", grid, MapGrid)
     rows, columns = np.nonzero(grid.predicted("typical") != grid.happened("escape"))
     return pd.DataFrame(
         {
@@ -149,6 +156,11 @@ def frontier(grid: MapGrid, share: np.ndarray) -> np.ndarray:
 
     Interpolated in the cell's number and mapped to y; of several crossings the first from below.
     """
+    require_kind("grid", grid, MapGrid)
+    require_kind("share", share, np.ndarray)
+    shape = (len(grid.y), len(grid.x))
+    if share.shape != shape or share.dtype.kind not in "fiub" or not np.isfinite(share).all():
+        raise ValueError(f"share must be finite numbers of shape {shape}, got {shown(share)}")
     places = np.full(share.shape[1], np.nan)
     numbers = np.arange(len(grid.y))
     for column, values in enumerate(share.T):

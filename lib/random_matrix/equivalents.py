@@ -27,8 +27,17 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from lib.checks import require_nonnegative, require_share
+from lib.checks import (
+    require_above,
+    require_bool,
+    require_kind,
+    require_nonnegative,
+    require_share,
+)
 from lib.random_matrix.free_difference import FreeDifference, spectrum_edges, support
+
+SMALLEST_TOLERANCE = 1e-12  # of the quadrature, relative
+SMALLEST_FRACTION = 1e-12  # of a set that a batch holds
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,18 @@ class ProportionalLimit:
     with_replacement: bool = False
 
     def __post_init__(self) -> None:
-        FreeDifference(self.mixing, self.retain_ratio, self.forget_ratio)
-        require_nonnegative("damping", self.damping)
+        law = FreeDifference(self.mixing, self.retain_ratio, self.forget_ratio)
+        checked: dict[str, float] = {**vars(law)}
+        checked["damping"] = require_nonnegative("damping", self.damping)
         for name in ("retain_fraction", "forget_fraction"):
-            require_share(name, getattr(self, name), "(0, 1]")
+            checked[name] = require_share(name, getattr(self, name), "(0, 1]")
+            if checked[name] < SMALLEST_FRACTION:
+                raise ValueError(
+                    f"{name} must be at least {SMALLEST_FRACTION}, got {checked[name]}"
+                )
+        checked["with_replacement"] = require_bool("with_replacement", self.with_replacement)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def law(self) -> FreeDifference:
@@ -84,6 +101,10 @@ def gain_matrix(limit: ProportionalLimit, learning_rate: float, tolerance: float
     Raises ValueError unless A ≻ 0 in the limit and 0 < learning_rate < 2/λ_max(A);
     ArithmeticError, with the residual, when the quadrature does not settle.
     """
+    require_kind("limit", limit, ProportionalLimit)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
+    if require_above("tolerance", tolerance, 0) < SMALLEST_TOLERANCE:
+        raise ValueError(f"tolerance must be at least {SMALLEST_TOLERANCE}, got {tolerance!r}")
     lower, upper = limit.edges
     if lower <= 0:
         raise ValueError(
@@ -139,6 +160,7 @@ def limiting_learning_rate(limit: ProportionalLimit) -> float:
     Units: inverse curvature, one step. Every entry of g rises in η, so the root is unique.
     The finite-p gap is O(1/p), measured in the book; it is not a bound at finite p.
     """
+    require_kind("limit", limit, ProportionalLimit)
     lower, upper = limit.edges
     if lower <= 0:
         return 0.0

@@ -20,10 +20,25 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from lib.checks import is_share, require_above, require_nonnegative
+from lib.checks import (
+    is_finite,
+    require_above,
+    require_finite,
+    require_kind,
+    require_nonnegative,
+    shown,
+)
 
 _RELATIVE = 4 * float(np.finfo(float).eps)
 _TINY = 1e-300
+
+
+LARGEST_RATIO = 1e12  # of p/n and of its inverse: beyond, the spectrum's parts differ by rounding
+
+
+def require_ratio(name: str, value: float) -> float:
+    """The ratio p/n; ValueError unless it is a finite number > 0, in [1e-12, 1e12]."""
+    return require_above(name, value, 0, LARGEST_RATIO)
 
 
 @dataclass(frozen=True)
@@ -38,10 +53,11 @@ class FreeDifference:
     forget_ratio: float
 
     def __post_init__(self) -> None:
-        if not is_share(self.mixing):
-            raise ValueError(f"mixing must lie in [0, 1], got {self.mixing!r}")
-        require_above("retain_ratio", self.retain_ratio, 0)
-        require_above("forget_ratio", self.forget_ratio, 0)
+        if not (is_finite(self.mixing) and 0 <= self.mixing <= 1):
+            raise ValueError(f"mixing must lie in [0, 1], got {shown(self.mixing)}")
+        object.__setattr__(self, "mixing", float(self.mixing))
+        for name in ("retain_ratio", "forget_ratio"):
+            object.__setattr__(self, name, require_ratio(name, getattr(self, name)))
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -145,7 +161,7 @@ def support(
     Raises ValueError for mixing outside [0, 1] or a ratio that is not a finite number > 0.
     """
     law = FreeDifference(mixing, retain_ratio, forget_ratio)
-    if mixing in (0, 1):
+    if law.mixing in (0, 1):
         return (_wishart_support(mixing, retain_ratio, forget_ratio),)
     (x, y), (r, f) = law.poles, law.reaches
     span, (lower, upper) = x + y, law.outer_points()
@@ -191,11 +207,11 @@ def edge_scales(mixing: float, retain_ratio: float, forget_ratio: float) -> tupl
     Raises ValueError as `spectrum_edges`, and where the lowest or highest edge is an atom at zero
     or the density's pole there (a set of weight 1 with c ≥ 1), which has no such fluctuations.
     """
+    law = FreeDifference(mixing, retain_ratio, forget_ratio)
     if mixing in (0, 1) and (forget_ratio if mixing else retain_ratio) >= 1:
         raise ValueError(
             f"mixing must be inside (0, 1) when the only set has ratio >= 1, got {mixing}"
         )
-    law = FreeDifference(mixing, retain_ratio, forget_ratio)
     (r, f), (x, _) = law.reaches, law.poles
 
     def scale(from_x: float, from_y: float) -> float:
@@ -257,10 +273,9 @@ def spectral_distribution(
 
 
 def _check_points(points: Tensor) -> None:
-    if not points.is_floating_point():  # the answer, in the points' dtype, would be cut to integers
-        raise ValueError(f"points must be real floating-point numbers, got {points.dtype}")
-    if not bool(torch.isfinite(points).all()):
-        raise ValueError("points must be finite numbers, got inf or nan among them")
+    # The answer comes in the points' dtype: integers would cut it.
+    require_kind("points", points, Tensor)
+    require_finite("points", points, *points.shape)
 
 
 def forget_condition(retain_ratio: float, forget_ratio: float) -> float:
@@ -269,8 +284,8 @@ def forget_condition(retain_ratio: float, forget_ratio: float) -> float:
     Largest eigenvalue of an F-matrix W_r^{-1}W_f (Wachter 1980; Bai, Yin and Krishnaiah 1988).
     Raises ValueError for a ratio that is not a finite number > 0.
     """
-    require_above("retain_ratio", retain_ratio, 0)
-    require_above("forget_ratio", forget_ratio, 0)
+    retain_ratio = require_ratio("retain_ratio", retain_ratio)
+    forget_ratio = require_ratio("forget_ratio", forget_ratio)
     if retain_ratio >= 1:
         return math.inf
     root = math.sqrt(retain_ratio + forget_ratio * (1.0 - retain_ratio))
@@ -286,7 +301,7 @@ def critical_mixing(retain_ratio: float, forget_ratio: float, damping: float = 0
     Source: book, thm-limiting-critical-mixing; thm-critical-mixing in the proportional limit.
     Raises ValueError for a ratio that is not a finite number > 0 or damping that is not ≥ 0.
     """
-    require_nonnegative("damping", damping)
+    damping = require_nonnegative("damping", damping)
     condition = forget_condition(retain_ratio, forget_ratio)
     if damping == 0:
         return 1.0 / (1.0 + condition)

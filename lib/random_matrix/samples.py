@@ -15,18 +15,25 @@ import torch
 from torch import Tensor
 
 from lib.checks import (
+    describe,
     require_above,
+    require_bool,
     require_count,
+    require_finite,
+    require_kind,
     require_nonnegative,
+    require_room,
     require_seed,
     require_share,
 )
 from lib.random_matrix.equivalents import ProportionalLimit
 from lib.random_matrix.free_difference import FreeDifference, spectral_distribution
+from lib.random_matrix.signal import LARGEST_SNR
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, coherence_matrix
 from lib.stability.dynamics import critical_learning_rate, critical_mixing, steps_to_grow
+from lib.stability.families import LARGEST_FAMILY
 from lib.stability.sampling import Sampling
 
 
@@ -49,9 +56,10 @@ class GaussianEnsemble:
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_retain", "n_forget"):
-            require_count(name, getattr(self, name), 1)
-        require_nonnegative("shared_strength", self.shared_strength)
-        require_nonnegative("forget_strength", self.forget_strength)
+            object.__setattr__(self, name, require_count(name, getattr(self, name), 1, 10**12))
+        for name in ("shared_strength", "forget_strength"):
+            object.__setattr__(self, name, require_nonnegative(name, getattr(self, name)))
+        object.__setattr__(self, "projected", require_bool("projected", self.projected))
 
     @classmethod
     def from_ratios(
@@ -102,9 +110,10 @@ class GaussianEnsemble:
 
     def rows(self, seed: int, draw: int = 0) -> Tensor:
         """(n, dim) factors h_i, retain rows first."""
-        require_seed(seed)
-        rng = np.random.default_rng((seed, draw))
-        rows = rng.standard_normal((self.n_retain + self.n_forget, self.dim))
+        n = self.n_retain + self.n_forget
+        require_room("dim, n_retain and n_forget of ensemble", n, self.dim)
+        rng = np.random.default_rng((require_seed(seed), draw))
+        rows = rng.standard_normal((n, self.dim))
         strength = self.shared_strength + self.forget_strength * self.forget.numpy()
         rows[:, 0] = np.sqrt(strength) if self.projected else rows[:, 0] * np.sqrt(1 + strength)
         return torch.from_numpy(rows)
@@ -117,17 +126,23 @@ class GaussianEnsemble:
         return Curvature.from_gram(rows @ rows.T, self.forget)
 
     def means(self, seed: int, draw: int = 0) -> tuple[Tensor, Tensor]:
-        """(H_r, H_f), each (dim, dim): means of h_ih_iᵀ over the set."""
+        """(H_r, H_f), each (dim, dim): means of h_ih_iᵀ over the set; dim up to 4,096."""
+        require_count("dim of ensemble", self.dim, 1, LARGEST_FAMILY)
         rows = self.rows(seed, draw)
         retain, forget = rows[: self.n_retain], rows[self.n_retain :]
         return retain.T @ retain / self.n_retain, forget.T @ forget / self.n_forget
 
     def differences(self, mixing: float, draws: int, seed: int) -> Iterator[Tensor]:
         """(1−α)H_r − αH_f, (dim, dim), of every draw; ValueError for mixing outside [0, 1]."""
-        require_share("mixing", mixing)
-        for draw in range(draws):
+        mixing = require_share("mixing", mixing)
+        for draw in require_draws(draws):
             retain, forget = self.means(seed, draw)
             yield (1 - mixing) * retain - mixing * forget
+
+
+def require_draws(draws: int) -> range:
+    """The draws 0 … draws − 1; ValueError unless their number is in [1, 10,000]."""
+    return range(require_count("draws", draws, 1, 10_000))
 
 
 def sample_spectra(ensemble: GaussianEnsemble, mixing: float, *, draws: int, seed: int) -> Tensor:
@@ -135,6 +150,7 @@ def sample_spectra(ensemble: GaussianEnsemble, mixing: float, *, draws: int, see
 
     Raises ValueError for mixing outside [0, 1].
     """
+    require_kind("ensemble", ensemble, GaussianEnsemble)
     differences = ensemble.differences(mixing, draws, seed)
     return torch.stack([torch.linalg.eigvalsh(A) for A in differences])
 
@@ -145,6 +161,10 @@ def kolmogorov_distance(values: Tensor, mixing: float, ensemble: GaussianEnsembl
     Eigenvalues within rounding of zero count as zero, so that an atom there is compared as one.
     Errors as `spectral_distribution`.
     """
+    require_kind("ensemble", ensemble, GaussianEnsemble)
+    require_finite("values", values, "n")
+    if not len(values):
+        raise ValueError(f"values must not be empty, got {describe(values)}")
     rounding = 1e-10 * float(values.abs().max())
     t = torch.where(values.abs() < rounding, 0.0, values).sort().values
     limit = spectral_distribution(t, mixing, *ensemble.ratios)
@@ -160,6 +180,7 @@ def sample_top_pairs(ensemble: GaussianEnsemble, mixing: float, *, draws: int, s
 
     Raises ValueError for mixing outside [0, 1].
     """
+    require_kind("ensemble", ensemble, GaussianEnsemble)
     pairs = []
     for A in ensemble.differences(mixing, draws, seed):
         values, vectors = torch.linalg.eigh(A)
@@ -174,7 +195,9 @@ def sample_escape_steps(
 
     inf in a draw without negative eigenvalue. Raises ValueError for mixing outside [0, 1).
     """
-    require_share("mixing", mixing, "[0, 1)")
+    require_kind("ensemble", ensemble, GaussianEnsemble)
+    mixing = require_share("mixing", mixing, "[0, 1)")
+    amplification = require_above("amplification", amplification, 1)
     steps = []
     for draw, A in enumerate(ensemble.differences(mixing, draws, seed)):
         lowest = float(torch.linalg.eigvalsh(A)[0])
@@ -190,7 +213,9 @@ def sample_critical_mixing(
 
     Raises ValueError for damping that is not a finite number ≥ 0.
     """
-    found = [critical_mixing(ensemble.curvature(seed, draw), damping) for draw in range(draws)]
+    require_kind("ensemble", ensemble, GaussianEnsemble)
+    curves = (ensemble.curvature(seed, draw) for draw in require_draws(draws))
+    found = [critical_mixing(curvature, damping) for curvature in curves]
     return torch.from_numpy(np.array(found))
 
 
@@ -201,18 +226,20 @@ def sample_learning_rates(limit: ProportionalLimit, dim: int, *, draws: int, see
     and limit.
     Raises ValueError where they are not.
     """
+    require_kind("limit", limit, ProportionalLimit)
+    dim = require_count("dim", dim, 1, LARGEST_FAMILY)
     counts = dim / np.array([limit.retain_ratio, limit.forget_ratio])
     batches = counts * [limit.retain_fraction, limit.forget_fraction]
     whole = np.rint([counts, batches])
     if not np.allclose([counts, batches], whole, rtol=1e-9, atol=0) or whole.min() < 1:
         raise ValueError(
-            f"dim must make n = dim/c and B = b*n whole, got {dim}: {counts}, {batches}"
+            f"dim and limit must make n = dim/c and B = b*n whole, got {dim}: {counts}, {batches}"
         )
     (n_retain, n_forget), (retain_batch, forget_batch) = whole.astype(int).tolist()
     sampling: Sampling = "with_replacement" if limit.with_replacement else "bernoulli"
     algorithm = AscentDescent(limit.mixing, retain_batch, forget_batch, limit.damping, sampling)
     ensemble = GaussianEnsemble(dim, n_retain, n_forget)
-    curves = (ensemble.curvature(seed, draw) for draw in range(draws))
+    curves = (ensemble.curvature(seed, draw) for draw in require_draws(draws))
     return torch.from_numpy(np.array([critical_learning_rate(c, algorithm) for c in curves]))
 
 
@@ -225,12 +252,14 @@ def sample_coherence(
     out.
     Raises ValueError for snr not a finite number > 0, dim < 2 or an empty set.
     """
-    require_above("snr", snr, 0)
-    require_count("dim", dim, 2)
+    snr = require_above("snr", snr, 0, LARGEST_SNR)
+    dim = require_count("dim", dim, 2)
+    for name, n in (("n_retain", n_retain), ("n_forget", n_forget)):
+        require_count(name, n, 1, LARGEST_FAMILY // 2)
     ensemble = GaussianEnsemble(dim, n_retain, n_forget)
     scale = 1 / math.sqrt(dim - 1 + snr**2 * dim)
     found = []
-    for draw in range(draws):
+    for draw in require_draws(draws):
         rows = ensemble.rows(seed, draw) * scale
         rows[:, 0] = snr * math.sqrt(dim) * scale
         curvature = Curvature.from_gram(rows @ rows.T, ensemble.forget)
@@ -248,9 +277,11 @@ def sample_averaging_error(
     On fresh x = yμ + ξ, y⟨w, x⟩ is normal with mean ⟨w, μ⟩ and deviation σ_p‖w_⊥‖.
     Raises ValueError for snr not a finite number > 0, dim < 2 or no samples.
     """
-    require_above("snr", snr, 0)
-    require_count("dim", dim, 2)
+    snr = require_above("snr", snr, 0, LARGEST_SNR)
+    dim, n_samples = require_count("dim", dim, 2), require_count("n_samples", n_samples, 1)
+    require_room("dim and n_samples", dim, n_samples)
     noise = GaussianEnsemble(dim, n_samples, 1)
     signal = snr * math.sqrt(dim)
-    across = [noise.rows(seed, draw)[:n_samples, 1:].mean(dim=0).norm() for draw in range(draws)]
+    drawn = (noise.rows(seed, draw) for draw in require_draws(draws))
+    across = [rows[:n_samples, 1:].mean(dim=0).norm() for rows in drawn]
     return torch.special.ndtr(-(signal**2) / torch.stack(across))

@@ -13,6 +13,9 @@ from scipy.stats import chi2, norm
 
 from lib.checks import require_above, require_count
 
+LARGEST_EXACT = 2**53  # of counts in closed forms: integers that float64 holds exactly
+LARGEST_SNR = 1e20  # and its inverse the smallest
+
 
 @dataclass(frozen=True)
 class ExpectedCoherence:
@@ -29,7 +32,7 @@ def noise_floor(dim: int) -> float:
 
     Raises ValueError for dim < 2.
     """
-    require_count("dim", dim, 2)
+    dim = require_count("dim", dim, 2, LARGEST_EXACT)
     return math.sqrt(2 / (math.pi * dim))
 
 
@@ -46,10 +49,10 @@ def expected_coherence(snr: float, dim: int, n_retain: int, n_forget: int) -> Ex
     the book measures them.
     Raises ValueError for snr not a finite number > 0, dim < 2 or a sample count < 2.
     """
-    require_above("snr", snr, 0)
-    require_count("dim", dim, 2)
-    require_count("n_retain", n_retain, 2)
-    require_count("n_forget", n_forget, 2)
+    snr = require_above("snr", snr, 0, LARGEST_SNR)
+    dim = require_count("dim", dim, 2)
+    n_retain = require_count("n_retain", n_retain, 2)
+    n_forget = require_count("n_forget", n_forget, 2)
     noise = 1.0 / (dim - 1 + snr**2 * dim)  # σ_p²
     energy, spread = snr**2 * dim * noise, noise * math.sqrt(dim - 1)
     square = energy**2 + spread**2
@@ -93,9 +96,9 @@ def detectability(snr: float, n_samples: int, dim: int) -> float:
     τ alone decides benign against harmful overfitting in Kou et al. (ICML 2023), up to constants.
     Raises ValueError for snr not a finite number > 0, or counts < 2.
     """
-    require_above("snr", snr, 0)
-    require_count("n_samples", n_samples, 2)
-    require_count("dim", dim, 2)
+    snr = require_above("snr", snr, 0, LARGEST_SNR)
+    n_samples = require_count("n_samples", n_samples, 2, LARGEST_EXACT)
+    dim = require_count("dim", dim, 2, LARGEST_EXACT)
     return snr**4 * n_samples * dim
 
 
@@ -105,8 +108,8 @@ def critical_snr(n_samples: int, dim: int) -> float:
     At finite d/n the signal's outlier needs √(1 + √(n/d)) times as much.
     Raises ValueError for counts < 2.
     """
-    require_count("n_samples", n_samples, 2)
-    require_count("dim", dim, 2)
+    n_samples = require_count("n_samples", n_samples, 2, LARGEST_EXACT)
+    dim = require_count("dim", dim, 2, LARGEST_EXACT)
     return float((n_samples * dim) ** -0.25)
 
 
@@ -117,5 +120,5 @@ def averaging_test_error(ratio: float) -> float:
     σ_p²√(nd), so the error depends on n‖μ‖⁴/(σ_p⁴d) only.
     Raises ValueError unless ratio is a finite number > 0.
     """
-    require_above("ratio", ratio, 0)
+    ratio = require_above("ratio", ratio, 0)
     return float(norm.cdf(-math.sqrt(ratio)))

@@ -13,9 +13,11 @@ from scipy.optimize import brentq
 
 from lib.checks import require_above, require_nonnegative, require_share
 from lib.random_matrix.free_difference import (
+    LARGEST_RATIO,
     FreeDifference,
     critical_mixing,
     forget_condition,
+    require_ratio,
     spectrum_edges,
 )
 from lib.stability.dynamics import steps_to_grow
@@ -29,6 +31,13 @@ class Outlier:
     overlap: float
 
 
+def _require_strength(strength: float) -> float:
+    """θ²; ValueError unless it is a finite number ≥ 0: 0, or in [1e-12, 1e12]."""
+    if require_nonnegative("strength", strength) == 0:
+        return 0.0
+    return require_above("strength", strength, 0, LARGEST_RATIO)
+
+
 def single_set_outlier(strength: float, ratio: float) -> Outlier | None:
     """Outlier of W with covariance I + θ²vvᵀ: (1+θ²)(1 + c/θ²), overlap (1 − c/θ⁴)/(1 + c/θ²).
 
@@ -38,8 +47,8 @@ def single_set_outlier(strength: float, ratio: float) -> Outlier | None:
     Source: Baik, Ben Arous and Péché (2005); Baik and Silverstein (2006); Paul (2007).
     Raises ValueError for a strength that is not ≥ 0 or a ratio that is not > 0, both finite.
     """
-    require_nonnegative("strength", strength)
-    require_above("ratio", ratio, 0)
+    strength = _require_strength(strength)
+    ratio = require_ratio("ratio", ratio)
     if strength**2 <= ratio:
         return None
     position = (1 + strength) * (1 + ratio / strength)
@@ -64,7 +73,7 @@ def own_signal_critical_mixing(strength: float, retain_ratio: float, forget_rati
     Source: Wang and Yao (2017). Raises ValueError for a strength not ≥ 0 or a ratio not > 0, or
     not finite.
     """
-    require_nonnegative("strength", strength)
+    strength = _require_strength(strength)
     a = 1 + strength
     if a <= own_signal_threshold(retain_ratio, forget_ratio):
         return critical_mixing(retain_ratio, forget_ratio)
@@ -86,7 +95,7 @@ def shared_signal_outliers(
     Raises ValueError for mixing outside [0, 1], a strength not ≥ 0 or a ratio not > 0, or not
     finite.
     """
-    require_nonnegative("strength", strength)
+    strength = _require_strength(strength)
     law = FreeDifference(mixing, retain_ratio, forget_ratio)
     if strength == 0:
         return ()
@@ -136,7 +145,7 @@ def shared_signal_critical_mixing(
     Raises ValueError as `shared_signal_outliers`, and for damping that is not a finite number ≥ 0.
     """
     bulk = critical_mixing(retain_ratio, forget_ratio, damping)
-    require_nonnegative("strength", strength)
+    strength = _require_strength(strength)
     if damping == 0:
         return bulk
 
@@ -161,8 +170,8 @@ def escape_steps(
     Raises ValueError for mixing outside [0, 1), amplification not > 1, and as
     `shared_signal_outliers`.
     """
-    require_above("amplification", amplification, 1)
-    require_share("mixing", mixing, "[0, 1)")
+    amplification = require_above("amplification", amplification, 1)
+    mixing = require_share("mixing", mixing, "[0, 1)")
     lowest = lowest_eigenvalue(strength, mixing, retain_ratio, forget_ratio)
     outlier = single_set_outlier(strength, retain_ratio)
     sharpness = outlier.position if outlier else (1 + math.sqrt(retain_ratio)) ** 2

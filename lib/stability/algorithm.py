@@ -9,7 +9,13 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from lib.checks import require_batch, require_count, require_nonnegative, require_share
+from lib.checks import (
+    require_batch,
+    require_choice,
+    require_count,
+    require_nonnegative,
+    require_share,
+)
 from lib.stability.sampling import (
     RESHUFFLED,
     SAMPLINGS,
@@ -47,19 +53,16 @@ class AscentDescent:
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        require_share("mixing", self.mixing)
-        for name in ("retain_batch", "forget_batch"):
-            require_count(name, getattr(self, name), 1)
-            object.__setattr__(self, name, int(getattr(self, name)))
-        require_nonnegative("damping", self.damping)
-        # A float32 scalar would do its arithmetic, 1 − α say, in single precision.
-        require_share("momentum", self.momentum, "[0, 1)")
-        for name in ("mixing", "damping", "momentum"):
-            object.__setattr__(self, name, float(getattr(self, name)))
-        if self.sampling not in (*SAMPLINGS, RESHUFFLED):
-            raise ValueError(
-                f"sampling must be one of {(*SAMPLINGS, RESHUFFLED)}, got {self.sampling!r}"
-            )
+        checked = {
+            "mixing": require_share("mixing", self.mixing),
+            "retain_batch": require_count("retain_batch", self.retain_batch, 1),
+            "forget_batch": require_count("forget_batch", self.forget_batch, 1),
+            "damping": require_nonnegative("damping", self.damping),
+            "momentum": require_share("momentum", self.momentum, "[0, 1)"),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        require_choice("sampling", self.sampling, (*SAMPLINGS, RESHUFFLED))
 
     def require_plain(self, what: str) -> None:
         """ValueError if there is momentum: `what` has no exact form with it."""

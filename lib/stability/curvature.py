@@ -7,11 +7,22 @@ matrix K = ΦᵀΦ of their factors, of size (n·rank)². Nothing of size p × p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lib.checks import describe, require_count, require_forget
+from lib.checks import (
+    LARGEST,
+    WIDE,
+    describe,
+    require_count,
+    require_finite,
+    require_forget,
+    require_kind,
+    require_mask,
+    require_members,
+)
 from lib.stability.jacobian import loss_gram
 
 
@@ -20,26 +31,26 @@ class Curvature:
     """Per-sample Hessians H_i = factors[i] @ factors[i].T on U, the span of all their ranges.
 
     Attributes:
-        factors: (n, q, r), coordinates in an orthonormal basis of U; q = dim U ≤ n·r. Any real
-            dtype is taken and held as float64, detached from autograd.
-        forget: (n,) bool, True for samples of the forget set; both sets are non-empty.
+        factors: (n, q, r), coordinates in an orthonormal basis of U; q = dim U ≤ n·r. float32 or
+            float64 is taken and held as float64, detached from autograd.
+        forget: (n,) bool, True for samples of the forget set; both sets are non-empty. The indices
+            of these samples are taken as well, and held as the mask.
 
     Raises:
-        ValueError: shapes that do not fit, a number that is not finite, an empty set, or factors
-            that do not span their q coordinates (a flat direction would pin ρ(T) at 1).
+        ValueError: shapes or dtypes that do not fit, a number that is not finite, an empty set, a
+            largest curvature outside [1e-100, 1e100] (all statements are equivariant: rescale), or
+            factors that do not span their q coordinates (a flat direction would pin ρ(T) at 1).
     """
 
     factors: Tensor
     forget: Tensor
 
     def __post_init__(self) -> None:
-        factors, forget = self.factors, self.forget
-        if factors.ndim != 3 or not factors.is_floating_point():
-            raise ValueError(
-                f"factors must be a real tensor of shape (n, q, r), got {describe(factors)}"
-            )
-        _require_finite("factors", factors)
-        require_forget(forget, factors.shape[0])
+        factors = self.factors
+        require_finite("factors", factors, "n", "q", "r")
+        forget = require_mask(self.forget, factors.shape[0])
+        if factors.numel():
+            _require_scale("factors", float(factors.detach().abs().max()), LARGEST**0.5)
         object.__setattr__(self, "forget", forget.to(factors.device))
         epsilon = torch.finfo(factors.dtype).eps
         object.__setattr__(self, "factors", factors.detach().double())
@@ -49,6 +60,11 @@ class Curvature:
                 f"factors must span their q coordinates, got rank {rank}, q = {factors.shape[1]}; "
                 "build them with from_gram or from_hessians"
             )
+
+    def __repr__(self) -> str:
+        _, q, r = self.factors.shape
+        sets = f"{self.n_retain} retain + {self.n_forget} forget"
+        return f"Curvature({sets} samples of rank ≤ {r}, q = {q}, {self.factors.device})"
 
     @classmethod
     def _spanning(cls, factors: Tensor, forget: Tensor) -> Curvature:
@@ -62,28 +78,35 @@ class Curvature:
         return curvature
 
     @classmethod
-    def from_gram(cls, gram: Tensor, forget: Tensor, rank: int = 1) -> Curvature:
+    def from_gram(cls, gram: Tensor, forget: Any, rank: int = 1) -> Curvature:
         """From the Gram matrix K = ΦᵀΦ of the factors, K[ir+a, jr+b] = ⟨Φ_i e_a, Φ_j e_b⟩.
 
         With K = V diag(s) Vᵀ the factors are Φ = diag(√s) Vᵀ over the eigenvalues above rounding,
         s > 4·n·rank·eps·max(s), eps that of the matrix's dtype; q is how many there are.
 
         Args:
-            gram: (n·rank, n·rank), sample-major, symmetric positive semi-definite to rounding.
-            forget: (n,) bool.
+            gram: (n·rank, n·rank), sample-major, symmetric positive semi-definite to rounding;
+                float32 or float64.
+            forget: (n,) bool, or the indices of the samples to forget.
             rank: number r of factor columns per sample.
 
         Raises:
             ValueError: naming the argument, for a matrix that is not square, finite, symmetric,
-                positive semi-definite and non-zero, or that does not fit `forget` and `rank`.
+                positive semi-definite, non-zero and of entries up to [1e-100, 1e100], or that does
+                not fit `forget` and `rank`.
         """
-        n = require_forget(forget)
-        require_count("rank", rank, 1)
-        if gram.shape != (n * rank, n * rank) or not gram.is_floating_point():
+        rank = require_count("rank", rank, 1)
+        require_kind("gram", gram, Tensor)
+        n = len(gram) // rank if gram.ndim else 0
+        if isinstance(forget, Tensor) and forget.dtype == torch.bool:
+            n = require_forget(forget)
+        if not n or gram.shape != (n * rank, n * rank) or gram.dtype not in WIDE:
             raise ValueError(
-                f"gram must be a real ({n * rank}, {n * rank}) matrix, {n} samples of rank {rank}, "
+                f"gram must be a real (n·rank, n·rank) matrix in float32 or float64, rank {rank}, "
                 f"got {describe(gram)}"
             )
+        require_finite("gram", gram, n * rank, n * rank)
+        forget = require_mask(forget, n)
         tolerance = 4 * n * rank * torch.finfo(gram.dtype).eps
         values, vectors = _positive_eigh("gram", gram, tolerance)
         keep = values > tolerance * values[-1]
@@ -91,23 +114,22 @@ class Curvature:
         return cls._spanning(columns.reshape(-1, n, rank).transpose(0, 1).contiguous(), forget)
 
     @classmethod
-    def from_hessians(cls, hessians: Tensor, forget: Tensor) -> Curvature:
+    def from_hessians(cls, hessians: Tensor, forget: Any) -> Curvature:
         """Curvature from explicit Hessians; for small p, tests and worked examples.
 
         Args:
-            hessians: (n, p, p), each symmetric positive semi-definite.
-            forget: (n,) bool.
+            hessians: (n, p, p), each symmetric positive semi-definite; float32 or float64.
+            forget: (n,) bool, or the indices of the samples to forget.
 
         Raises:
             ValueError: naming the argument, if a matrix is not finite, symmetric or positive
                 semi-definite, or if all are zero.
         """
-        n = require_forget(forget)
-        if hessians.ndim != 3 or hessians.shape[0] != n or hessians.shape[1] != hessians.shape[2]:
-            raise ValueError(f"hessians must have shape ({n}, p, p), got {describe(hessians)}")
-        if not hessians.is_floating_point():
-            raise ValueError(f"hessians must be real floating-point, got {describe(hessians)}")
-        p = hessians.shape[1]
+        require_finite("hessians", hessians, "n", "p", "p")
+        n, p = hessians.shape[:2]
+        if hessians.shape != (n, p, p) or not p:
+            raise ValueError(f"hessians must have shape (n, p, p), got {describe(hessians)}")
+        forget = require_mask(forget, n)
         tolerance = 4 * p * torch.finfo(hessians.dtype).eps
         roots = []
         for i, hessian in enumerate(hessians):
@@ -122,6 +144,7 @@ class Curvature:
         )
         if singular[0] == 0:
             raise ValueError("hessians must not all be zero")
+        _require_scale("hessians", float(hessians.abs().max()))
         basis = left[:, singular.square() > n * tolerance * singular[0] ** 2]
         return cls._spanning(basis.T @ stacked, forget)
 
@@ -189,7 +212,7 @@ class Curvature:
 
     def mean_hessian(self, members: Tensor) -> Tensor:
         """(1/|c|) Σ_{i∈c} H_i over the samples c that `members`, (n,) bool, selects; (q, q)."""
-        chosen = self.factors[members]
+        chosen = self.factors[require_members("members", members, len(self.factors))]
         return torch.einsum("nar,nbr->ab", chosen, chosen) / chosen.shape[0]
 
     @property
@@ -214,21 +237,23 @@ def _rank(stacked: Tensor, epsilon: float) -> int:
     return int((values > stacked.shape[1] * epsilon * values[-1]).sum())
 
 
-def _require_finite(name: str, tensor: Tensor) -> None:
-    bad = int((~torch.isfinite(tensor)).sum())
-    if bad:
-        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite entries")
+def _require_scale(name: str, largest: float, most: float = LARGEST) -> None:
+    """ValueError unless the largest entry leaves room for squares and inverses in float64."""
+    if not 1 / most <= largest <= most:
+        raise ValueError(
+            f"{name} must have a largest entry in [{1 / most:g}, {most:g}], got {largest:g}"
+        )
 
 
 def _positive_eigh(
     name: str, matrix: Tensor, tolerance: float, zero_ok: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Eigenvalues (ascending) and vectors, float64, of a matrix checked to be symmetric and PSD."""
-    _require_finite(name, matrix)
     matrix = matrix.detach().double()
     scale = float(matrix.abs().max())
     if scale == 0 and not zero_ok:
         raise ValueError(f"{name} must not be zero")
+    _require_scale(name, max(scale, 1 / LARGEST if zero_ok else scale))
     gap = float((matrix - matrix.T).abs().max())
     if gap > tolerance * scale:
         raise ValueError(f"{name} must be symmetric, got |{name} − its transpose| up to {gap:.3g}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lib.checks import require_finite, require_kind, require_members
 from lib.stability.curvature import Curvature
 
 
@@ -30,6 +31,7 @@ def coherence_matrix(curvature: Curvature) -> Tensor:
 
     Source: book, chapter coherence, after Dexter et al. (ICLR 2024).
     """
+    require_kind("curvature", curvature, Curvature)
     n, _, r = curvature.factors.shape
     return curvature.gram.reshape(n, r, n, r).square().sum(dim=(1, 3)).sqrt()
 
@@ -71,6 +73,8 @@ def within_coherence(curvature: Curvature, members: Tensor, name: str = "given")
 
     Source: book, chapter coherence, after Dexter et al. (ICLR 2024, arXiv 2401.12332).
     """
+    require_kind("curvature", curvature, Curvature)
+    members = require_members("members", members, len(curvature.factors))
     chosen = curvature.factors[members]
     sharpest = torch.linalg.matrix_norm(chosen, ord=2).square().max()
     if sharpest == 0:
@@ -97,9 +101,13 @@ def directional_coherence(curvature: Curvature, directions: Tensor) -> tuple[Ten
 
     Source: book, thm-two-sided.
     """
+    require_kind("curvature", curvature, Curvature)
+    require_kind("directions", directions, Tensor)
     q = curvature.factors.shape[1]
     if directions.ndim not in (1, 2) or len(directions) != q:
         raise ValueError(f"directions must be ({q},) or ({q}, k), got {tuple(directions.shape)}")
+    require_finite("directions", directions, *directions.shape)
+    directions = directions.to(curvature.factors)
     lengths = torch.linalg.vector_norm(directions, dim=0)
     if not bool((lengths.isfinite() & (lengths > 0)).all()):
         raise ValueError("directions must be finite and not zero")

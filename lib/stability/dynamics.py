@@ -18,7 +18,15 @@ import torch
 from scipy.linalg import eigvalsh
 from torch import Tensor
 
-from lib.checks import require_count, require_nonnegative, require_share
+from lib.checks import (
+    is_finite,
+    require_above,
+    require_count,
+    require_finite,
+    require_kind,
+    require_nonnegative,
+    require_share,
+)
 from lib.stability import momentum
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
@@ -28,7 +36,10 @@ from lib.stability.second_moment import (
     SecondMoment,
     largest_eigenpair,
     perron_pair,
+    require_setting,
 )
+
+MOST_APPLICATIONS = 100_000  # of T by `steps_to_amplify`: seconds at q = 10, a day at q = 1000
 
 
 def growth_factor(curvature: Curvature, algorithm: AscentDescent, learning_rate: float) -> float:
@@ -51,10 +62,11 @@ def growth_factor(curvature: Curvature, algorithm: AscentDescent, learning_rate:
 
     Source: book, thm-exact-criterion, thm-momentum, thm-loader.
     """
-    require_nonnegative("learning_rate", learning_rate)
+    require_setting(curvature, algorithm)
     if algorithm.sampling == RESHUFFLED:
         return epoch_growth(on_axes(curvature, algorithm), algorithm, learning_rate)
     moment = SecondMoment.of(curvature, algorithm)
+    learning_rate = moment.require_rate(learning_rate)
     if algorithm.momentum:
         return momentum.growth_factor(moment, learning_rate, algorithm.momentum)
     return perron_pair(moment, learning_rate)[0]
@@ -67,9 +79,10 @@ def growth_mode(
 
     Arguments and errors as `growth_factor`; X is (q, q). Source: book, thm-exact-criterion.
     """
-    require_nonnegative("learning_rate", learning_rate)
+    require_setting(curvature, algorithm)
     algorithm.require_plain("growth_mode")
     moment = SecondMoment.of(curvature, algorithm)
+    learning_rate = moment.require_rate(learning_rate)
     rho, X = perron_pair(moment, learning_rate)
     # A multiple ρ has eigenmatrices of any sign, and trace 0 among them; but T maps PSD to PSD, so
     # the absolute value (MᵀM)^{1/2} of a symmetric or antisymmetric one belongs to ρ as well.
@@ -100,6 +113,7 @@ def critical_learning_rate(curvature: Curvature, algorithm: AscentDescent) -> fl
     Source: book, thm-critical-learning-rate, thm-momentum, thm-loader; extends Mulayoff and
     Michaeli (COLT 2024).
     """
+    require_setting(curvature, algorithm)
     if algorithm.sampling == RESHUFFLED:
         return critical_epoch_rate(curvature, algorithm)
     moment = SecondMoment.of(curvature, algorithm).contracting()
@@ -130,7 +144,8 @@ def critical_mixing(curvature: Curvature, damping: float = 0.0) -> float:
 
     Source: book, thm-critical-mixing.
     """
-    require_nonnegative("damping", damping)
+    require_kind("curvature", curvature, Curvature)
+    damping = require_nonnegative("damping", damping)
     H_r, H_f = curvature.retain_hessian, curvature.forget_hessian
     descent = H_r + damping * torch.ones_like(H_r[0]).diag()
     values = torch.linalg.eigvalsh(descent)
@@ -158,12 +173,13 @@ def noise_gain(curvature: Curvature, algorithm: AscentDescent, learning_rate: fl
 
     Source: book, thm-noise-gain, thm-momentum.
     """
-    require_nonnegative("learning_rate", learning_rate)
+    require_setting(curvature, algorithm)
     if curvature.factors.shape[2] != 1:
         raise ValueError(f"curvature must have rank 1, got rank {curvature.factors.shape[2]}")
     if algorithm.sampling != "bernoulli":
         raise ValueError(f"algorithm.sampling must be 'bernoulli', got {algorithm.sampling!r}")
     moment = SecondMoment.of(curvature, algorithm)
+    learning_rate = moment.require_rate(learning_rate)
     lam, beta = moment.eigenvalues, algorithm.momentum
     x = (1 - learning_rate * lam / (1 + beta)).abs().max()
     if float(x) >= 1:
@@ -196,18 +212,24 @@ def mean_square_path(
         steps: number of updates ≥ 0.
         start: (q, q) Eδ_0δ_0ᵀ; by default I/q, that of `simulate`'s start.
 
+    Infinite once it passes the largest float64, about 1e308.
+
     Raises:
         ValueError: as `growth_factor`; with momentum or "reshuffled" batches.
 
     Source: book, chapter linearized_dynamics.
     """
-    require_nonnegative("learning_rate", learning_rate)
-    require_count("steps", steps, 0)
+    require_setting(curvature, algorithm)
+    steps = require_count("steps", steps, 0)
     algorithm.require_plain("mean_square_path")
     moment = SecondMoment.of(curvature, algorithm)
+    learning_rate = moment.require_rate(learning_rate)
     if start is not None:
+        require_finite("start", start, *moment.basis.shape)
+        start = start.to(moment.basis)
         start = moment.basis.T @ start @ moment.basis
-    return torch.stack(list(islice(_traces(moment, learning_rate, start), steps + 1)))
+    path = torch.stack(list(islice(_traces(moment, learning_rate, start), steps + 1)))
+    return path.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def _traces(
@@ -226,27 +248,38 @@ def steps_to_amplify(
 ) -> int:
     """First k with E‖δ_k‖² = tr T^k(I/q) ≥ amplification: steps to escape from a unit start.
 
-    Exact, transient included, at the cost of one application of T per step.
+    Exact, transient included, at the cost of one application of T per step. There are at least
+    log τ / log ρ(T) of them, as tr T^k(I/q) ≤ ρ^k; at most `MOST_APPLICATIONS` are made.
 
     Args:
         curvature, algorithm, learning_rate: as in `growth_factor`.
         amplification: τ > 1, of the mean squared distance.
 
     Raises:
-        ValueError: for τ ≤ 1, or where ρ(T) ≤ 1 and the mean square does not grow.
+        ValueError: for τ ≤ 1, where ρ(T) ≤ 1 and the mean square does not grow, or where it grows
+            too slowly to reach τ in 100,000 steps.
 
     The asymptotic count, without the transient, is log τ / log ρ(T). Source: book, thm-window.
     """
-    if not amplification > 1:
+    if not require_above("amplification", amplification, 0) > 1:
         raise ValueError(f"amplification must be > 1, got {amplification!r}")
+    require_setting(curvature, algorithm)
     algorithm.require_plain("steps_to_amplify")
-    require_nonnegative("learning_rate", learning_rate)
     moment = SecondMoment.of(curvature, algorithm)
+    learning_rate = moment.require_rate(learning_rate)
     rho = perron_pair(moment, learning_rate)[0]
     if rho <= 1 + 1e-12:  # a neutral direction has ρ(T) = 1 up to rounding, and would loop for ever
         raise ValueError(f"learning_rate must make ρ(T) > 1, got {learning_rate!r}, ρ(T) = {rho}")
-    path = _traces(moment, learning_rate)
-    return next(k for k, square in enumerate(path) if float(square) >= amplification)
+    least = math.log(amplification) / math.log(rho)
+    path = islice(_traces(moment, learning_rate), MOST_APPLICATIONS + 1)
+    if least <= MOST_APPLICATIONS:
+        for k, square in enumerate(path):
+            if float(square) >= amplification:
+                return k
+    raise ValueError(
+        f"learning_rate must amplify within {MOST_APPLICATIONS} steps, got {learning_rate!r} with "
+        f"ρ(T) = {rho:.12g}: at least {least:.6g} steps"
+    )
 
 
 def steps_to_grow(factor: float, log_growth: float) -> float:
@@ -255,7 +288,13 @@ def steps_to_grow(factor: float, log_growth: float) -> float:
     Args:
         factor: τ > 1, of the quantity that grows.
         log_growth: γ, its growth per step, as a logarithm.
+
+    Raises:
+        ValueError: for a factor not in (1, 1e100] or a growth that is no finite number.
     """
+    factor = require_above("factor", factor, 1)
+    if not is_finite(log_growth):
+        raise ValueError(f"log_growth must be a finite number, got {log_growth!r}")
     return math.log(factor) / log_growth if log_growth > 0 else math.inf
 
 
@@ -267,7 +306,8 @@ def retain_edge(curvature: Curvature, mixing: float) -> float:
     Raises:
         ValueError: for a mixing outside [0, 1].
     """
-    require_share("mixing", mixing)
+    require_kind("curvature", curvature, Curvature)
+    mixing = require_share("mixing", mixing)
     sharpness = float(torch.linalg.eigvalsh(curvature.retain_hessian)[-1])
     descent = (1 - mixing) * sharpness
     return 2 / descent if descent > 0 else math.inf

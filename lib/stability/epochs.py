@@ -16,12 +16,13 @@ import torch
 from scipy import stats
 from scipy.optimize import brentq
 
-from lib.checks import require_nonnegative
+from lib.checks import LARGEST, require_batches, require_kind, require_nonnegative
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.families import AxisFamily, axis_family, distinct_axes
 from lib.stability.second_moment import mean_operator
 
+LARGEST_WORK = 1e9  # products of one axis: seconds
 LARGEST_EPOCH = 10_000  # steps after which both sets begin an epoch together, at most
 
 
@@ -40,9 +41,13 @@ def epoch_growth(family: AxisFamily, algorithm: AscentDescent, learning_rate: fl
 
     Raises:
         ValueError: for a batch size that does not divide its set, a batch larger than its set, a
-            negative rate, or L above 10,000.
+            negative rate, a step beyond float64's range, L above 10,000, or a table so large that
+            an epoch takes more than 1e9 products.
     """
-    require_nonnegative("learning_rate", learning_rate)
+    require_kind("family", family, AxisFamily)
+    require_kind("algorithm", algorithm, AscentDescent)
+    require_batches(family, algorithm)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
     epochs = [_epoch(name, family, algorithm) for name in ("retain", "forget")]
     steps = math.lcm(*epochs)
     if steps > LARGEST_EPOCH:
@@ -126,6 +131,15 @@ def _axis_growth(
     descent = (1 - algorithm.mixing) * c[0] * in_retain[:, None] / algorithm.retain_batch
     ascent = algorithm.mixing * c[1] * in_forget[None, :] / algorithm.forget_batch
     squares = (1 - learning_rate * (descent - ascent + algorithm.damping)) ** 2
+    if squares.max() > LARGEST:
+        raise ValueError(
+            f"learning_rate must keep a step's square at most {LARGEST:g}, got {learning_rate!r}"
+        )
+    if squares.size * math.prod(size + 1 for size in groups) * steps > LARGEST_WORK:
+        raise ValueError(
+            f"retain_batch and forget_batch must keep an epoch of {steps} steps on groups of "
+            f"{groups} samples below {LARGEST_WORK:g} products, got {squares.shape} counts"
+        )
     left, logarithm = np.zeros((groups[0] + 1, groups[1] + 1)), 0.0
     left[-1, -1] = 1.0
     for step in range(steps):

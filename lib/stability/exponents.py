@@ -16,7 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 
-from lib.checks import require_above, require_batches, require_nonnegative
+from lib.checks import (
+    LARGEST,
+    require_above,
+    require_batches,
+    require_items,
+    require_kind,
+    require_nonnegative,
+    require_room,
+)
 from lib.stability.algorithm import AscentDescent
 from lib.stability.families import AxisFamily, distinct_axes
 from lib.stability.sampling import count_distribution
@@ -74,8 +82,17 @@ def moment_exponent(laws: list[tuple[np.ndarray, np.ndarray]], order: float) -> 
     Raises:
         ValueError: for an order that is not a finite number > 0.
     """
-    require_above("order", order, 0)
-    with np.errstate(divide="ignore"):  # log 0 = −∞ is meant, as above
+    order = require_above("order", order, 0)
+    _require_laws(laws)
+    top = max(float(np.abs(X).max()) for _, X in laws)
+    if top > 0 and order * math.log(top) > math.log(np.finfo(np.float64).max):
+        raise ValueError(f"order must keep |X|^p inside float64's range, got {order!r}")
+    return _moment_exponent(laws, order)
+
+
+def _moment_exponent(laws: list[tuple[np.ndarray, np.ndarray]], order: float) -> float:
+    """`moment_exponent`, infinite where the moment passes the largest float64."""
+    with np.errstate(divide="ignore", over="ignore"):  # log 0 = −∞ is meant, as above
         return max(float(np.log(weights @ np.abs(X) ** order)) / order for weights, X in laws)
 
 
@@ -91,15 +108,31 @@ def critical_moment(laws: list[tuple[np.ndarray, np.ndarray]]) -> float:
     Raises:
         RuntimeError: if the root search does not converge.
     """
+    _require_laws(laws)
     if max(float(np.abs(X).max()) for _, X in laws) <= 1:
         return math.inf
     # The smallest order at which a sign is trusted: below it the moment is 1 to rounding.
     low, high = 1e-6, 2.0
-    if moment_exponent(laws, low) >= 0:
+    if _moment_exponent(laws, low) >= 0:
         return 0.0
-    while moment_exponent(laws, high) < 0:
+    while _moment_exponent(laws, high) < 0:
         high *= 2
-    return float(optimize.brentq(lambda p: p * moment_exponent(laws, p), low, high, xtol=1e-10))
+
+    def logarithm(p: float) -> float:
+        return min(p * _moment_exponent(laws, p), LARGEST)  # an infinite end has no secant
+
+    return float(optimize.brentq(logarithm, low, high, xtol=1e-10))
+
+
+def _require_laws(laws: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """ValueError unless these are pairs of probabilities and multipliers, as `axis_laws` gives."""
+    for law in require_items("laws", laws, tuple):
+        fits = len(law) == 2 and all(
+            isinstance(x, np.ndarray) and x.ndim == 1 and x.size and np.isfinite(x).all()
+            for x in law
+        )
+        if not fits or law[0].shape != law[1].shape or np.any(law[0] < 0) or not np.any(law[0]):
+            raise ValueError("laws must be pairs (probabilities, multipliers) from axis_laws")
 
 
 def axis_laws(
@@ -110,11 +143,19 @@ def axis_laws(
     Raises:
         ValueError: for a negative or not finite rate, or a batch larger than its set.
     """
-    require_nonnegative("learning_rate", learning_rate)
+    require_kind("family", family, AxisFamily)
+    require_kind("algorithm", algorithm, AscentDescent)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
     laws = []
     for single in distinct_axes(family):
         counts, weights = joint_counts(single, algorithm)
-        laws.append((weights, axis_multipliers(single, algorithm, learning_rate, *counts)[:, 0]))
+        X = axis_multipliers(single, algorithm, learning_rate, *counts)[:, 0]
+        if np.abs(X).max() > LARGEST:
+            raise ValueError(
+                f"learning_rate must keep a step's factor at most {LARGEST:g}, "
+                f"got {learning_rate!r}"
+            )
+        laws.append((weights, X))
     return laws
 
 
@@ -154,6 +195,7 @@ def joint_counts(
             (single.forget_group, single.n_forget, algorithm.forget_batch, algorithm.mixing),
         )
     ]
+    require_room("family", *(len(law) for law in laws))
     weights = np.outer(*laws)
     counts = np.nonzero(weights)
     return (counts[0][:, None], counts[1][:, None]), weights[counts]

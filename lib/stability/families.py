@@ -10,13 +10,20 @@ import torch
 from torch import Tensor
 
 from lib.checks import (
+    LARGEST,
     require_batch,
     require_count,
+    require_kind,
     require_nonnegative,
+    require_numbers,
+    require_room,
     require_seed,
     require_share,
+    shown,
 )
 from lib.stability.curvature import Curvature
+
+LARGEST_FAMILY = 4096  # samples of a generated curvature
 
 
 def angled_family(
@@ -44,12 +51,10 @@ def angled_family(
     Raises:
         ValueError: naming the argument, its value and the allowed range.
     """
-    require_count("dim", dim, 2)
-    require_share("strength", strength)
+    dim = require_count("dim", dim, 2)
+    strength = require_share("strength", strength)
     noise, forget = _standard_normal(n_retain, n_forget, dim, seed)
-    theta = torch.as_tensor(angle, dtype=torch.float64, device="cpu")
-    if theta.shape not in ((), (n_forget,)) or not bool(theta.isfinite().all()):
-        raise ValueError(f"angle must be finite, one or ({n_forget},), got {angle!r}")
+    theta = require_numbers("angle", angle, n_forget)
     gradients = math.sqrt((1 - strength) / dim) * noise
     gradients[:n_retain, 0] += math.sqrt(strength)
     gradients[n_retain:, 0] += math.sqrt(strength) * theta.cos()
@@ -57,14 +62,23 @@ def angled_family(
     return Curvature.from_gram(gradients @ gradients.T, forget)
 
 
+def _set_sizes(n_retain: int, n_forget: int) -> tuple[int, int]:
+    """Sizes of two sets ≥ 1; ValueError beyond 4,096 samples, whose Gram matrix takes a minute."""
+    sizes = [require_count("n_retain", n_retain, 1), require_count("n_forget", n_forget, 1)]
+    if sum(sizes) > LARGEST_FAMILY:
+        raise ValueError(
+            f"n_retain and n_forget must add up to at most {LARGEST_FAMILY}, got {sizes}"
+        )
+    return sizes[0], sizes[1]
+
+
 def _standard_normal(n_retain: int, n_forget: int, dim: int, seed: int) -> tuple[Tensor, Tensor]:
     """Standard normal rows (n, dim), and which of them are forgotten, (n,) bool: the last ones."""
-    for name, value in (("n_retain", n_retain), ("n_forget", n_forget), ("dim", dim)):
-        require_count(name, value, 1)
-    require_seed(seed)
-    n = n_retain + n_forget
+    n_retain, n_forget = _set_sizes(n_retain, n_forget)
+    dim, n = require_count("dim", dim, 1), n_retain + n_forget
+    require_room("dim", n, dim)
     # No `stream`: published examples name their seeds.
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = torch.Generator().manual_seed(require_seed(seed))
     noise = torch.randn(n, dim, generator=generator, dtype=torch.float64, device="cpu")
     return noise, torch.arange(n, device="cpu") >= n_retain
 
@@ -101,10 +115,9 @@ class AxisFamily:
 
     def __post_init__(self) -> None:
         for name in ("retain", "forget"):
-            n = getattr(self, f"n_{name}")
-            require_count(f"n_{name}", n, 1)
+            n = require_count(f"n_{name}", getattr(self, f"n_{name}"), 1)
             group = np.asarray(getattr(self, f"{name}_group"))
-            sharpness = np.asarray(getattr(self, f"{name}_sharpness"), dtype=np.float64)
+            sharpness = _sharpness(name, getattr(self, f"{name}_sharpness"))
             object.__setattr__(self, f"{name}_group", group)
             object.__setattr__(self, f"{name}_sharpness", sharpness)
             _require_groups(name, group, sharpness, n)
@@ -133,6 +146,13 @@ def distinct_axes(family: AxisFamily) -> list[AxisFamily]:
     return [family.on_axes(first[k : k + 1]) for k in range(len(first))]
 
 
+def _sharpness(name: str, values: object) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"{name}_sharpness must be numbers, got {shown(values)}") from None
+
+
 def _require_groups(name: str, group: np.ndarray, sharpness: np.ndarray, n: int) -> None:
     if group.ndim != 1 or not len(group) or not np.issubdtype(group.dtype, np.integer):
         raise ValueError(f"{name}_group must be integers of shape (q,), got {group!r}")
@@ -140,9 +160,10 @@ def _require_groups(name: str, group: np.ndarray, sharpness: np.ndarray, n: int)
         raise ValueError(
             f"{name}_group must be ≥ 0 with a sum of at most n_{name} = {n}, got {group!r}"
         )
-    if sharpness.shape != group.shape or not np.all(np.isfinite(sharpness) & (sharpness >= 0)):
+    if sharpness.shape != group.shape or not np.all((sharpness >= 0) & (sharpness <= LARGEST)):
         raise ValueError(
-            f"{name}_sharpness must be finite numbers ≥ 0, one per axis, got {sharpness!r}"
+            f"{name}_sharpness must be finite numbers in [0, {LARGEST:g}], one per axis, "
+            f"got {sharpness!r}"
         )
     if np.any((sharpness > 0) & (group == 0)):
         raise ValueError(f"{name}_sharpness must be 0 on axes without {name} samples")
@@ -166,7 +187,7 @@ def gaussian_curvature(
     Raises:
         ValueError: naming the argument that is out of range.
     """
-    require_share("alignment", alignment, "[0, 1)")
+    alignment = require_share("alignment", alignment, "[0, 1)")
     noise, forget = _standard_normal(n_retain, n_forget, dim, seed)
     h = (1 - alignment) ** 0.5 * (noise / dim**0.5)
     h[:, 0] += alignment**0.5
@@ -199,6 +220,7 @@ def grouped_family(
 
     Source: book, thm-two-sided; with one set, Dexter et al. (ICLR 2024).
     """
+    n_retain, n_forget = _set_sizes(n_retain, n_forget)
     retain = _grouped_factors("retain", n_retain, retain_group, retain_sharpness)
     forget = _grouped_factors("forget", n_forget, forget_group, forget_sharpness)
     if retain_sharpness == forget_sharpness == 0:
@@ -212,10 +234,9 @@ def grouped_family(
 
 def _grouped_factors(name: str, n: int, group: int, sharpness: float) -> Tensor:
     """√(nλ/σ) e_g for each of one set's samples, (n, number of axes the set curves)."""
-    require_count(f"n_{name}", n, 1)
     require_count(f"{name}_group", group, 1)
-    require_batch(f"{name}_group", group, n)
-    require_nonnegative(f"{name}_sharpness", sharpness)
+    group = require_batch(f"{name}_group", group, n)
+    sharpness = require_nonnegative(f"{name}_sharpness", sharpness)
     axes = torch.arange(n, device="cpu") // group
     height = (n * sharpness / group) ** 0.5
     count = int(axes[-1]) + 1 if sharpness else 0
@@ -232,6 +253,7 @@ def axis_family(curvature: Curvature) -> AxisFamily:
             parallel nor orthogonal, or two of one set along one axis by different amounts, all to
             one part in 10⁹.
     """
+    require_kind("curvature", curvature, Curvature)
     left, values, _ = torch.linalg.svd(curvature.factors, full_matrices=False)
     curved = values[:, 0] > _ALIKE * values.max()
     cosines = (left[curved, :, 0] @ left[curved, :, 0].T).abs()

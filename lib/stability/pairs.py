@@ -69,12 +69,12 @@ class _Pairs:
 
     @classmethod
     def of(cls, curvature: Curvature, mixing: float) -> _Pairs:
-        require_share("mixing", mixing, "[0, 1)")
+        mixing = require_share("mixing", mixing, "[0, 1)")
         squares, forget = coherence_matrix(curvature).square(), curvature.forget
         retain = ~forget
         return cls(
             squares[retain][:, retain], squares[retain][:, forget], squares[forget][:, forget],
-            float(mixing),
+            mixing,
         )  # fmt: skip
 
     def traces(self) -> Iterator[tuple[slice, Tensor]]:

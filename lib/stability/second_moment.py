@@ -13,9 +13,18 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
-from lib.checks import require_batch
+from lib.checks import require_batches, require_kind, require_nonnegative
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature, stack
+
+LARGEST_STEP = 1e60  # η·tr(descent + ascent): fourth powers of a step stay inside float64's range
+
+
+def require_setting(curvature: Curvature, algorithm: AscentDescent) -> None:
+    """TypeError for arguments of other kinds, ValueError for a batch larger than its set."""
+    require_kind("curvature", curvature, Curvature)
+    require_kind("algorithm", algorithm, AscentDescent)
+    require_batches(curvature, algorithm)
 
 
 def mean_operator(curvature: Curvature, algorithm: AscentDescent) -> Tensor:
@@ -24,8 +33,7 @@ def mean_operator(curvature: Curvature, algorithm: AscentDescent) -> Tensor:
     Raises:
         ValueError: for a batch larger than its set.
     """
-    require_batch("retain_batch", algorithm.retain_batch, curvature.n_retain)
-    require_batch("forget_batch", algorithm.forget_batch, curvature.n_forget)
+    require_setting(curvature, algorithm)
     H_r, H_f = curvature.retain_hessian, curvature.forget_hessian
     eye = torch.eye(len(H_r), dtype=H_r.dtype, device=H_r.device)
     return (1 - algorithm.mixing) * H_r - algorithm.mixing * H_f + algorithm.damping * eye
@@ -50,7 +58,8 @@ class SecondMoment:
 
     @classmethod
     def of(cls, curvature: Curvature, algorithm: AscentDescent) -> SecondMoment:
-        """Diagonalise A; ValueError for a batch larger than its set."""
+        """Diagonalise A; errors as `require_setting`."""
+        require_setting(curvature, algorithm)
         sets = algorithm.sets(curvature.forget)
         A = mean_operator(curvature, algorithm)
         eigenvalues, basis = torch.linalg.eigh(A)
@@ -66,6 +75,17 @@ class SecondMoment:
                 per_set.append((part.per_set, root @ root.T, thin))
         rounding = len(A) * torch.finfo(A.dtype).eps * scale
         return cls(eigenvalues, basis, factors, per_sample, tuple(per_set), rounding)
+
+    def require_rate(self, learning_rate: float) -> float:
+        """The rate η; ValueError unless ≥ 0 and one step of it stays inside float64's range."""
+        rate = require_nonnegative("learning_rate", learning_rate)
+        scale = self.rounding / (len(self.basis) * torch.finfo(self.basis.dtype).eps)
+        if rate * scale > LARGEST_STEP:
+            raise ValueError(
+                f"learning_rate must keep one step inside float64's range, at most "
+                f"{LARGEST_STEP / scale:.3g} for this curvature, got {rate!r}"
+            )
+        return rate
 
     @cached_property
     def stacked(self) -> Tensor:

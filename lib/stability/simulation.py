@@ -9,10 +9,17 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from lib.checks import require_count, require_finite, require_nonnegative
+from lib.checks import (
+    require_count,
+    require_finite,
+    require_kind,
+    require_nonnegative,
+    require_room,
+)
 from lib.randomness import stream
 from lib.stability.algorithm import AscentDescent, batch_weights
 from lib.stability.curvature import Curvature
+from lib.stability.second_moment import require_setting
 
 
 def simulate(
@@ -36,10 +43,12 @@ def simulate(
 
     Infinite once a run passes the largest float64, about 1e308.
     """
-    require_nonnegative("learning_rate", learning_rate)
-    require_count("steps", steps, 0)
+    steps = require_count("steps", steps, 0)
+    runs = require_count("runs", runs, 1)
+    require_room("steps and runs", steps + 1, runs)
     walk = _walk(curvature, algorithm, learning_rate, runs, seed, start)
-    return torch.stack([delta.square().sum(dim=0) for delta, _ in islice(walk, steps + 1)])
+    path = torch.stack([delta.square().sum(dim=0) for delta, _ in islice(walk, steps + 1)])
+    return path.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def lyapunov_exponent(
@@ -71,9 +80,9 @@ def lyapunov_exponent(
 
     Source: book, chapter hessian_tests.
     """
-    require_nonnegative("learning_rate", learning_rate)
-    require_count("steps", steps, 5)
-    require_count("runs", runs, 2)
+    steps = require_count("steps", steps, 5)
+    runs = require_count("runs", runs, 2)
+    require_kind("curvature", curvature, Curvature)
     walk = _walk(curvature, algorithm, learning_rate, runs, seed)
     i, j, growth = steps // 100, steps // 4, curvature.factors.new_zeros(runs)
     at_i = at_j = growth
@@ -105,7 +114,9 @@ def _walk(
     (2, q, runs): δ_k and what momentum adds at the next step, β(δ_k − δ_{k−1}), 0 at the start.
     Always the same tensor, moved on in place: whoever rescales it goes on from there.
     """
-    require_count("runs", runs, 1)
+    require_setting(curvature, algorithm)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
+    require_room("runs", runs, curvature.factors.shape[0] * curvature.factors.shape[2])
     stacked = curvature.stacked
     q = len(stacked)
     if start is None:
@@ -114,6 +125,7 @@ def _walk(
         start = start.to(stacked)
         start /= torch.linalg.vector_norm(start, dim=0)
     require_finite("start", start, q, runs)
+    start = start.to(stacked)
     batches = batch_weights(algorithm, curvature.forget, runs, stream("simulated batches", seed))
     state = torch.stack([start, torch.zeros_like(start)])
     delta, velocity = state

@@ -13,7 +13,7 @@ from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence_matrix, sample_curvatures, within_coherence
 from lib.stability.dynamics import noise_gain
-from lib.stability.second_moment import SecondMoment
+from lib.stability.second_moment import SecondMoment, require_setting
 
 
 def learning_rate_bounds(curvature: Curvature, algorithm: AscentDescent) -> tuple[float, float]:
@@ -44,6 +44,7 @@ def learning_rate_bounds(curvature: Curvature, algorithm: AscentDescent) -> tupl
 
     Source: book, thm-two-sided.
     """
+    require_setting(curvature, algorithm)
     algorithm.require_plain("learning_rate_bounds")
     moment = SecondMoment.of(curvature, algorithm).contracting()
     if moment is None:
@@ -69,6 +70,7 @@ def coherence_bound(curvature: Curvature, algorithm: AscentDescent) -> float:
 
     Source: book, thm-coherence-bound.
     """
+    require_setting(curvature, algorithm)
     algorithm.require_plain("coherence_bound")
     if algorithm.sampling != "bernoulli":
         raise ValueError(f"algorithm.sampling must be 'bernoulli', got {algorithm.sampling!r}")
@@ -102,6 +104,7 @@ def three_axis_bound(curvature: Curvature, algorithm: AscentDescent) -> float:
 
     Source: book, thm-three-axis (X = I), here with damping and for all three sampling schemes.
     """
+    require_setting(curvature, algorithm)
     algorithm.require_plain("three_axis_bound")
     squares = coherence_matrix(curvature).square()
     traces = curvature.factors.square().sum(dim=(1, 2))

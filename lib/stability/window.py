@@ -12,10 +12,11 @@ from lib.checks import require_above, require_count
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import critical_learning_rate, growth_factor, steps_to_grow
-from lib.stability.second_moment import SecondMoment
+from lib.stability.second_moment import SecondMoment, require_setting
 
 # Growth per step that the Lanczos run of `growth_factor` cannot tell from none.
 _RESOLUTION = 1e-11
+SATURATED = 1e-12  # tr H_i: that of a softmax at a logit gap of 28, gradients of length 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Window:
     learning_rate: float
     stop_step: float
 
+    def __repr__(self) -> str:
+        kind = "resists" if self.resists else "open"
+        stop = f"stop_step {self.stop_step:.3g} at {self.learning_rate:.3g}"
+        return f"Window({self.low:.3g} to {self.high:.3g}: {kind}, {stop})"
+
     @property
     def resists(self) -> bool:
         """Whether no rate forgets within the budget without losing the retain set: low > high."""
@@ -61,15 +67,18 @@ def unlearning_window(
         amplification: τ > 1, growth of E‖δ‖² (not of ‖δ‖) that counts as forgotten.
 
     Raises:
-        ValueError: naming the argument, the value and the allowed range.
+        ValueError: naming the argument, the value and the allowed range; for a curvature below
+            1e-12 everywhere, that of a saturated loss, whose window would open at absurd rates.
         RuntimeError: if the Lanczos run does not converge.
 
     Source: book, thm-window.
     """
+    require_setting(curvature, algorithm)
     algorithm.require_plain("unlearning_window, whose lower edge need not be unique,")
     algorithm.require_independent("unlearning_window")
-    require_count("steps", steps, 1)
-    require_above("amplification", amplification, 1)
+    steps = require_count("steps", steps, 1)
+    amplification = require_above("amplification", amplification, 1)
+    _require_unsaturated(curvature)
     if math.log(amplification) / steps <= _RESOLUTION:
         raise ValueError(
             f"amplification must exceed exp({_RESOLUTION} · steps), the resolution of ρ(T), "
@@ -101,9 +110,19 @@ def stopping_step(
 
     Source: book, thm-window.
     """
-    require_above("amplification", amplification, 1)
+    amplification = require_above("amplification", amplification, 1)
     rho = growth_factor(curvature, algorithm, learning_rate)
     return steps_to_grow(amplification, math.log(rho) if rho > 1 + _RESOLUTION else 0.0)
+
+
+def _require_unsaturated(curvature: Curvature) -> None:
+    """ValueError where no sample curves: what moves such a model is not its curvature at w*."""
+    largest = float(curvature.factors.square().sum(dim=(1, 2)).max())
+    if largest < SATURATED:
+        raise ValueError(
+            f"curvature must have a sample with tr H_i ≥ {SATURATED:g} for a window, got at most "
+            f"{largest:.3g}: a saturated loss, or inputs to be rescaled"
+        )
 
 
 def _reaching_rate(curvature: Curvature, algorithm: AscentDescent, target: float) -> float:
