@@ -2,212 +2,47 @@
 
 A hostile call has one argument of a valid call (`tests/support/calls.py`) replaced or damaged. It
 may give finite numbers, or refuse with a ValueError or TypeError whose message has the argument's
-name, or raise or warn of a RuntimeError of the package's own. All is seeded. FUZZ=full makes at
-least 10,000 hostile and 5,000 valid calls, else a tenth of that.
+name, or raise or warn of a RuntimeError of the package's own, all within ten seconds. All is
+seeded. FUZZ=full makes at least 10,000 hostile and 5,000 valid calls, else a tenth of that.
 """
 
-import dataclasses
 import importlib
 import math
-import numbers
 import os
-import re
 import resource
 import signal
-import traceback
-import types
-import warnings
 import zlib
-from fractions import Fraction
+from collections.abc import Callable
 from operator import attrgetter
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from lib import stability
 from tests.support import calls
-from tests.support.calls import VALID_CALLS, rule
+from tests.support.calls import VALID_CALLS
+from tests.support.dense import dense_mean, spectral_radius, tabled_second_moment
+from tests.support.hostile import TooLong, complaint, hostile, names_in
 
-FULL = os.environ.get("FUZZ") == "full"
-HOSTILE, VALID = (
-    math.ceil(total / (1 if FULL else 10) / len(VALID_CALLS)) for total in (10_000, 5_000)
-)
-SECONDS = 10
+SHARE = 1 if os.environ.get("FUZZ") == "full" else 10
+HOSTILE, VALID = (math.ceil(n / SHARE / len(VALID_CALLS)) for n in (10_000, 5_000))
 MEMORY = 6 << 30  # bytes that a call may ask for on top of what the process has
+# Whose documentation says when they answer ∞ or NaN.
+INFINITE = {
+    *("forget_condition", "own_signal_threshold", "escape_steps", "steps_to_grow", "simulate"),
+    *("mean_square_path", "unlearning_window", "stopping_step", "steps_to_amplify", "retain_edge"),
+    *("ascent_descent", "linearised", "heat_map", "resistance", "per_sample", "first_below"),
+    *("contour", "frontier", "steepest_mean_steps", "growth_exponents", "lyapunov_exponent"),
+    *("moment_exponent", "critical_moment", "learning_rate_bounds", "coherence_bound", "Until"),
+    *("three_axis_bound", "spectral_density", "fit"),
+}
 each_call = pytest.mark.parametrize(
     ("door", "name", "build"), VALID_CALLS, ids=[f"{door}.{name}" for door, name, _ in VALID_CALLS]
 )
-# Documented: the only answers that are infinite or NaN.
-INFINITE: set[str] = set()
-# An argument whose validity hangs on another one may be the one that is named.
-COUPLED: dict[str, set[str]] = {}
-
-WRONG = [
-    *(lambda value=value: value for value in (None, "", "word", b"1", 1j, True, False, [], {}, ())),
-    *(lambda value=value: value for value in (math.nan, math.inf, -math.inf, 0, -1, 2.5, -0.5)),
-    *(lambda value=value: value for value in (1e308, 1e-320, 1e150, 10**6, 2**63, -(2**63), 10**400)),
-    *(lambda value=value: value for value in (int, len, range(3), {1}, [None], [[1], [1, 2]])),
-    *(lambda value=value: value for value in (np.nan, np.int8(3), np.float32(0.3), np.bool_(True))),
-    lambda: Fraction(1, 3),
-    lambda: object(),
-    lambda: np.array([]),
-    lambda: np.array(["a"]),
-    lambda: np.array([None]),
-    lambda: torch.tensor(math.nan),
-    lambda: torch.tensor(0.3),
-    lambda: torch.empty(0),
-    lambda: torch.ones(3, dtype=torch.float16),
-    lambda: torch.ones(3, 3, dtype=torch.complex128),
-    lambda: torch.ones(3, device="meta"),
-    lambda: torch.eye(3).to_sparse(),
-    lambda: pd.DataFrame(),
-    lambda: torch.nn.Linear(2, 2),
-    lambda: types.SimpleNamespace(),
-    calls.curvature,
-    calls.grouped,
-    calls.family,
-    rule,
-    calls.data,
-    calls.trained,
-    calls.small_network,
-    calls.setting,
-    calls.limit,
-    calls.ensemble,
-    calls.criterion,
-    lambda: rule(momentum=0.5),
-    lambda: rule(damping=1e9),
-    lambda: rule(mixing=0.0),
-    lambda: rule(mixing=1.0),
-    lambda: rule(retain_batch=99),
-    lambda: rule(sampling="without_replacement"),
-    lambda: rule(sampling="reshuffled"),
-]
-ANYTHING = st.one_of(
-    st.sampled_from(WRONG).map(lambda make: make()),
-    st.floats(),
-    st.integers(),
-    st.text(max_size=3),
-    st.lists(st.floats(), max_size=3),
-)
-DAMAGES = [
-    *(lambda x, t=t: x.to(t) for t in (torch.float16, torch.bfloat16, torch.int64, torch.bool)),
-    *(lambda x, t=t: x.to(t) for t in (torch.float32, torch.complex128, torch.uint8)),
-    *(lambda x, c=c: x * c for c in (-1, 0, 1e-200, 1e200, math.nan, math.inf)),
-    lambda x: x.index_fill(0, torch.tensor([0]), x.dtype != torch.bool and math.nan),
-    lambda x: x.to("meta"),
-    lambda x: x.numpy(),
-    lambda x: x.tolist(),
-    lambda x: x[:0],
-    lambda x: x[:1],
-    lambda x: x[1:],
-    lambda x: x[None],
-    lambda x: x[..., None],
-    lambda x: x.flatten(),
-    lambda x: x.mT,
-    lambda x: torch.cat([x, x]),
-    lambda x: x.clone().requires_grad_(),
-    lambda x: x.to_sparse(),
-    lambda x: ~x,
-]
-
-
-def hostile(value):
-    """A strategy for what to put in the place of an argument: a function that makes it."""
-    ways = [ANYTHING.map(lambda wrong: lambda: wrong)]
-    if isinstance(value, torch.Tensor):
-        ways.append(st.sampled_from(DAMAGES).map(lambda damage: lambda: damage(value)))
-    if isinstance(value, list | tuple) and value:
-        places = st.integers(0, len(value) - 1)
-        parts = places.flatmap(lambda i: hostile(value[i]).map(lambda make: (i, make)))
-        ways.append(
-            parts.map(
-                lambda part: lambda: type(value)(
-                    [*value[: part[0]], part[1](), *value[part[0] + 1 :]]
-                )
-            )
-        )
-        ways.append(st.sampled_from([lambda: value[:1], lambda: value * 2, lambda: value[::-1]]))
-    if dataclasses.is_dataclass(value):
-        fields = st.sampled_from([f.name for f in dataclasses.fields(value) if f.init])
-        ways.append(
-            fields.flatmap(lambda f: hostile(getattr(value, f)).map(lambda make: (f, make))).map(
-                lambda part: lambda: dataclasses.replace(value, **{part[0]: part[1]()})
-            )
-        )
-    return st.one_of(ways)
-
-
-def leaves(value):
-    """All numbers of a result, as arrays."""
-    if isinstance(value, torch.Tensor):
-        assert value.device.type == "cpu", f"a tensor on {value.device}"
-        value = value.detach().to_dense()
-        return [value.double().numpy() if value.is_floating_point() else value.numpy()]
-    if isinstance(value, pd.DataFrame):
-        return [array for name in value for array in leaves(value[name].tolist())]
-    if isinstance(value, torch.nn.Module):
-        return leaves(list(value.parameters()))
-    if dataclasses.is_dataclass(value):
-        return leaves([getattr(value, field.name) for field in dataclasses.fields(value)])
-    if isinstance(value, dict):
-        return leaves(list(value.values()))
-    if isinstance(value, list | tuple):
-        return [array for part in value for array in leaves(part)]
-    if isinstance(value, numbers.Real):
-        return [np.asarray(float(value))]
-    return [value] if isinstance(value, np.ndarray) and value.dtype.kind != "O" else []
-
-
-def names_in(value, name):
-    """The argument's name and, for one of the package's own objects, those of its parts."""
-    if isinstance(value, list | tuple):
-        return {name}.union(*(names_in(part, name) for part in value))
-    if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        return {name}.union(*(names_in(getattr(value, f.name), f.name) for f in fields))
-    return {name} | COUPLED.get(name, set())
-
-
-def own(error):
-    """Whether the package raised it, or warned of it, on purpose."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return "/lib/" in last.filename and bool(re.match(r"raise|warnings\.warn", last.line or ""))
-
-
-def complaint(function, arguments, names=None):
-    """What is wrong with how a call ended, or None; without names it may refuse nothing."""
-    states = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            result = function(**{name: make() for name, make in arguments.items()})
-            finite = all(np.isfinite(array).all() for array in leaves(result))
-    except (RuntimeError, RuntimeWarning) as error:
-        if names is None or not own(error):
-            return f"{type(error).__name__}: {error}"
-    except (ValueError, TypeError) as error:
-        named = names is not None and re.search(rf"\b({'|'.join(names)})\b", str(error))
-        if not named:
-            return f"{type(error).__name__}: {error}"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    else:
-        if not finite and function.__qualname__ not in INFINITE:
-            return f"not finite: {result}"
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-    if (torch.get_rng_state() != states[0]).any() or np.random.get_state()[1].tolist() != states[1]:  # noqa: NPY002
-        return "moved a global random state"
-    return None
-
-
-class TooLong(Exception):
-    """A call that had to be stopped."""
 
 
 @pytest.fixture(autouse=True)
@@ -217,17 +52,17 @@ def _bounded():
     def stop(*_):
         raise TooLong
 
-    before = signal.signal(signal.SIGPROF, stop)
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, limits[1]))
+    before, limits = signal.signal(signal.SIGPROF, stop), resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, limits)
     signal.signal(signal.SIGPROF, before)
 
 
-def settled(examples):
-    return settings(
+def seeded(name, examples):
+    """So many examples, always the same, each one a call."""
+    configured = settings(
         max_examples=examples,
         derandomize=True,
         database=None,
@@ -235,6 +70,7 @@ def settled(examples):
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
+    return lambda test: seed(zlib.crc32(name.encode()))(configured(given(st.data())(test)))
 
 
 @pytest.mark.long
@@ -243,16 +79,136 @@ def test_hostile_arguments_give_numbers_or_are_refused_by_name(door, name, build
     function, good = attrgetter(name)(importlib.import_module(f"lib.{door}")), build()
     made = 0
 
-    @seed(zlib.crc32(f"{door}.{name}".encode()))
-    @settled(HOSTILE)
-    @given(st.data())
+    @seeded(f"{door}.{name}", HOSTILE)
     def call(data):
         nonlocal made
         made += 1
         changed = data.draw(st.sampled_from(sorted(good)))
         arguments = {key: lambda key=key: build()[key] for key in good}
         arguments[changed] = data.draw(hostile(build()[changed]))
-        assert complaint(function, arguments, names_in(good[changed], changed)) is None
+        names = names_in(good[changed], changed)
+        found = complaint(function, arguments, names=names, infinite=name in INFINITE)
+        assert found is None, f"{changed}: {found}"
 
     call()
     assert made >= HOSTILE
+
+
+SCHEMES = st.sampled_from(["bernoulli", "without_replacement", "with_replacement"])
+CURVATURES = st.builds(
+    lambda seed, alignment, log_scale: stability.Curvature(
+        2.0**log_scale
+        * stability.gaussian_curvature(8, 3, 5, alignment=alignment, seed=seed).factors,
+        calls.curvature().forget,
+    ),
+    st.integers(0, 2**63 - 1),
+    st.floats(0, 1),
+    st.integers(-9, 9),
+)
+RULES = st.builds(
+    lambda mixing, damping, sampling, retain_batch: calls.rule(
+        mixing=mixing, damping=damping, sampling=sampling, retain_batch=retain_batch
+    ),
+    st.floats(0.01, 0.9),
+    st.one_of(st.just(0.0), st.floats(0.01, 2)),
+    SCHEMES,
+    st.integers(1, 4),
+)
+# Random values by an argument's name; an argument without one stays as in the table.
+VALUES = {
+    "algorithm": RULES,
+    "alignment": st.floats(0, 1),
+    "amplification": st.floats(1.1, 1e6),
+    "angle": st.floats(-4, 4),
+    "curvature": CURVATURES,
+    "damping": st.floats(0, 2),
+    "dim": st.integers(8, 40),
+    "draws": st.integers(1, 4),
+    "factor": st.floats(1.1, 1e6),
+    "filters": st.integers(1, 5),
+    "flip": st.floats(0, 0.5),
+    "forget_ratio": st.floats(0.05, 3),
+    "init_scale": st.floats(1e-3, 0.1),
+    "learning_rate": st.floats(1e-3, 0.5),
+    "level": st.floats(0.15, 0.35),
+    "log_growth": st.floats(1e-3, 2),
+    "mixing": st.floats(0.01, 0.5),
+    "n_forget": st.integers(2, 9),
+    "n_retain": st.integers(4, 12),
+    "order": st.floats(0.1, 4),
+    "retain_ratio": st.floats(0.05, 0.9),
+    "retain_sharpness": st.floats(0.1, 10),
+    "runs": st.integers(2, 5),
+    "seed": st.integers(0, 2**63 - 1),
+    "steps": st.integers(5, 30),
+    "strength": st.floats(0.01, 1),
+    "threshold": st.floats(2, 1e4),
+}
+# Where a function's documented domain is narrower, or arguments depend on one another.
+NARROWER: dict[str, dict[str, st.SearchStrategy]] = {}
+
+
+def dense(curvature, algorithm, learning_rate):
+    hessians = curvature.factors @ curvature.factors.mT
+    return tabled_second_moment(hessians, curvature.forget, algorithm, learning_rate)
+
+
+def dense_growth(curvature, algorithm, learning_rate):
+    return spectral_radius(dense(curvature, algorithm, learning_rate))
+
+
+def dense_path(curvature, algorithm, learning_rate, steps):
+    operator, q = dense(curvature, algorithm, learning_rate), curvature.factors.shape[1]
+    moment, identity = torch.eye(q).flatten() / q, torch.eye(q).flatten()
+    path = []
+    for _ in range(steps + 1):
+        path.append(moment @ identity)
+        moment = operator @ moment
+    return torch.stack(path)
+
+
+def dense_operator(curvature, algorithm):
+    return dense_mean(curvature.factors @ curvature.factors.mT, curvature.forget, algorithm)
+
+
+def dense_mixing(curvature, damping):
+    H = curvature.factors @ curvature.factors.mT
+    retain, forget = H[~curvature.forget].mean(0), H[curvature.forget].mean(0)
+    damped = retain + damping * torch.eye(len(retain))
+    return min(
+        1.0, 1 / float(torch.linalg.eigvals(torch.linalg.solve(damped, retain + forget)).real.max())
+    )
+
+
+def dense_coherence(curvature):
+    H = curvature.factors @ curvature.factors.mT
+    return torch.einsum("iab,jba->ij", H, H).clamp(min=0).sqrt()
+
+
+DENSE: dict[str, Callable[..., Any]] = {
+    "stability.coherence_matrix": dense_coherence,
+    "stability.critical_mixing": dense_mixing,
+    "stability.growth_factor": dense_growth,
+    "stability.mean_operator": dense_operator,
+    "stability.mean_square_path": dense_path,
+}
+
+
+@pytest.mark.long
+@each_call
+def test_random_valid_arguments_give_finite_and_right_numbers(door, name, build):
+    full = f"{door}.{name}"
+    function, good = attrgetter(name)(importlib.import_module(f"lib.{door}")), build()
+    values = {key: value for key, value in VALUES.items() if key in good} | NARROWER.get(full, {})
+
+    @seeded(f"{full} valid", VALID)
+    def call(data):
+        arguments = build() | {key: data.draw(value, key) for key, value in values.items()}
+        makers = {key: lambda value=value: value for key, value in arguments.items()}
+        assert complaint(function, makers, infinite=name in INFINITE) is None
+        if full in DENSE:
+            found = torch.as_tensor(function(**arguments))
+            expected = torch.as_tensor(DENSE[full](**arguments))
+            torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+    call()
