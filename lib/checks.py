@@ -44,15 +44,16 @@ def require_above(name: str, value: float, bound: int, largest: float = LARGEST)
     """The number; ValueError unless finite, > `bound` and in [1/largest, largest]."""
     if not (is_finite(value) and value > bound):
         raise ValueError(f"{name} must be a finite number > {bound}, got {shown(value)}")
-    if value < 1 / largest:
+    if float(value) < 1 / largest:
         raise ValueError(f"{name} must be at least {1 / largest:g}, got {shown(value)}")
     return _within_range(name, value, largest)
 
 
 def _within_range(name: str, value: float, largest: float = LARGEST) -> float:
-    if value > largest:
+    number = float(value)  # a float32 cannot be compared with 1e100
+    if number > largest:
         raise ValueError(f"{name} must be at most {largest:g}, got {shown(value)}")
-    return float(value)
+    return number
 
 
 def require_share(
@@ -81,10 +82,10 @@ def require_room(name: str, *sizes: int) -> None:
         raise ValueError(f"{name} must keep arrays below {LARGEST_ARRAY} numbers, got {shape}")
 
 
-def require_seed(seed: int) -> int:
+def require_seed(seed: int, name: str = "seed") -> int:
     """The seed; ValueError unless it is an integer, Python's or NumPy's, in [0, 2⁶³)."""
     if not _is_integer(seed) or not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"seed must be an integer >= 0 and < 2**63, got {shown(seed)}")
+        raise ValueError(f"{name} must be an integer >= 0 and < 2**63, got {shown(seed)}")
     return int(seed)
 
 
@@ -110,7 +111,8 @@ def require_kind(name: str, value: object, *kinds: type) -> None:
 
 def require_items(name: str, values: Any, kind: type = object, least: int = 1) -> list[Any]:
     """The members of a sequence as a list; TypeError unless it is one, and all are of the class."""
-    if isinstance(values, Tensor | np.ndarray):
+    dense = isinstance(values, Tensor) and values.layout == torch.strided and not values.is_meta
+    if dense or isinstance(values, np.ndarray):
         values = values.tolist()
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise TypeError(f"{name} must be a sequence, got {shown(values)}")
@@ -234,6 +236,15 @@ def require_finite(name: str, tensor: Tensor, *shape: int | str) -> None:
     if not fits or not bool(tensor.isfinite().all()):
         wanted = ", ".join(map(str, shape))
         raise ValueError(f"{name} must be finite of shape ({wanted}), got {describe(tensor)}")
+
+
+def require_shape(name: str, tensor: Tensor, *shape: int) -> None:
+    """ValueError unless `tensor` is float32 or float64 of this shape; it may hold NaN and ∞."""
+    require_kind(name, tensor, Tensor)
+    if tensor.dtype not in WIDE or tensor.shape != shape or tensor.is_meta:
+        raise ValueError(
+            f"{name} must be float32 or float64 of shape {shape}, got {describe(tensor)}"
+        )
 
 
 def describe(tensor: Tensor) -> str:

@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lib.checks import describe, require_above, require_kind, require_shape
 from lib.cnn.data import SignalNoise
 from lib.cnn.network import gaussian_weights
 
@@ -34,6 +35,23 @@ class PatchSpan:
     strength: Tensor
     labels: Tensor
     output_scale: float
+
+    def __post_init__(self) -> None:
+        require_kind("labels", self.labels, Tensor)
+        require_kind("start", self.start, Tensor)
+        if self.labels.ndim != 2 or self.start.ndim != 4:
+            raise ValueError(
+                "labels and start must be (b, n) and (b, 2, m, n + 2), "
+                f"got {describe(self.labels)} and {describe(self.start)}"
+            )
+        b, n = self.labels.shape
+        require_shape("labels", self.labels, b, n)
+        require_shape("gram", self.gram, b, n + 2, n + 2)
+        require_shape("start", self.start, b, 2, self.start.shape[2], n + 2)
+        require_shape("strength", self.strength, b, 2, n)
+        object.__setattr__(
+            self, "output_scale", require_above("output_scale", self.output_scale, 0)
+        )
 
     @classmethod
     def from_datasets(

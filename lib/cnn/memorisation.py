@@ -18,7 +18,7 @@ from lib.checks import (
     require_items,
     require_kind,
 )
-from lib.cnn.data import SignalNoise
+from lib.cnn.data import LARGEST_SNR, SignalNoise
 from lib.cnn.network import TwoLayerCNN
 from lib.cnn.training import Fit, fit, fit_to_interpolation
 
@@ -86,8 +86,8 @@ def block_model(
     """
     require_kind("snr", snr, Tensor)
     require_finite("snr", snr, *snr.shape)
-    if not bool((snr > 0).all()):
-        raise ValueError(f"snr must be > 0, got {float(snr.min())!r}")
+    if not bool(((snr >= 1 / LARGEST_SNR) & (snr <= LARGEST_SNR)).all()):
+        raise ValueError(f"snr must be > 0, in [1e-20, 1e20], got {float(snr.min())!r} and up")
     n_retain = require_count("n_retain", n_retain, 1)
     n_forget = require_count("n_forget", n_forget, 1)
     active_noise_ratio = require_above("active_noise_ratio", active_noise_ratio, 0)

@@ -19,9 +19,11 @@ from lib.checks import (
     require_count,
     require_device,
     require_items,
+    require_kind,
     require_nonnegative,
     require_room,
     require_seed,
+    require_shape,
 )
 from lib.cnn.coefficients import PatchSpan, Responses, distinct_patches
 from lib.cnn.data import SignalNoise
@@ -49,6 +51,18 @@ class Fit:
     loss: str
     init_scale: float
     starts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        require_kind("span", self.span, PatchSpan)
+        entries = len(self.span)
+        for name, kind in (("datasets", SignalNoise), ("starts", int)):
+            if len(require_items(name, getattr(self, name), kind)) != entries:
+                raise ValueError(f"{name} must be one per entry of the span, {entries}")
+        require_shape("coefficients", self.coefficients, *self.span.start.shape)
+        require_shape("losses", self.losses, entries)
+        require_kind("steps", self.steps, Tensor)
+        require_above("init_scale", self.init_scale, 0, LARGEST_START)
+        scalar_loss(self.loss)
 
     def __getitem__(self, entries: Tensor) -> Fit:
         """The entries (k,) of the batch, as a batch; the same one may stand in it many times."""

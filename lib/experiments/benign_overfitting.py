@@ -157,7 +157,7 @@ def contour(signal_norms: Sequence[float] | Tensor, errors: Tensor, level: float
     """
     norms = _cells(signal_norms, errors, level).double().cpu().numpy()
     crossings = []
-    for row in errors.double().cpu().numpy():
+    for row in errors.detach().double().cpu().numpy():
         falling = isotonic_regression(row, increasing=False).x
         inside = falling[0] > level >= falling[-1]
         # interp wants rising abscissae; equal neighbours (pooled cells) keep the later norm.
@@ -183,7 +183,7 @@ def fit_boundary(dims: Sequence[int] | Tensor, crossings: Tensor, n_samples: int
     n_samples = require_count("n_samples", n_samples, 1)
     crossings, sizes = crossings.cpu(), _numbers("dims", dims, "cpu")
     if sizes.shape != crossings.shape or not bool((sizes > 0).all()):
-        raise ValueError(f"dims must be numbers > 0, one per crossing, got {shown(dims)}")
+        raise ValueError(f"dims and crossings must be equally long, dims > 0, got {shown(dims)}")
     known = torch.isfinite(crossings)
     if bool((crossings[known] <= 0).any()):
         raise ValueError(f"crossings must be > 0, got {float(crossings[known].min())!r}")
@@ -216,7 +216,7 @@ def _cells(signal_norms: Any, errors: Tensor, level: float) -> Tensor:
     norms = _numbers("signal_norms", signal_norms, "cpu")
     require_finite("errors", errors, "rows", len(norms))
     require_share("level", level)
-    return norms.to(errors)
+    return norms.to(errors.detach())
 
 
 def _row(norms: Tensor, dim: int, setting: BenignSetting, seed: int) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ def heat_map(
     require_kind("criterion", criterion, Criterion)
     names = [f.name for kind in (Network, Update) for f in fields(kind)]
     x, y = require_axis("x", x, names), require_axis("y", y, names)
-    seeds = [require_seed(seed) for seed in require_items("seeds", seeds)]
+    seeds = [require_seed(seed, "seeds: every seed") for seed in require_items("seeds", seeds)]
     places = [{x[0]: a, y[0]: b, "seed": s} for a, b, s in product(x[1], y[1], seeds)]
     grid = [cell.varied(**{x[0]: a, y[0]: b}) for a, b, _ in product(x[1], y[1], seeds)]
     networks = trained_networks(

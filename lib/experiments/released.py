@@ -106,8 +106,8 @@ def released_hessian_test(
 
 
 def _algorithm(mixing: float, batch: int) -> AscentDescent:
-    require_count("batch", batch, 1)
-    batch = require_batch("batch", batch, SAMPLES)
+    require_count("batches: every batch", batch, 1)
+    batch = require_batch("batches: every batch", batch, SAMPLES)
     return AscentDescent(mixing, batch, batch, sampling="without_replacement")
 
 

@@ -195,7 +195,7 @@ def trained_networks(
         NotInterpolated, RuntimeError: with the losses reached, where training stalls.
     """
     wanted = require_items("wanted", wanted, Network)
-    seeds = [require_seed(seed) for seed in require_items("seeds", seeds)]
+    seeds = [require_seed(seed, "seeds: every seed") for seed in require_items("seeds", seeds)]
     if len(wanted) != len(seeds):
         raise ValueError(
             f"wanted and seeds must be equally long, got {len(wanted)} and {len(seeds)}"
