@@ -238,9 +238,10 @@ def baseline(wings: list[str], trees: list[Path]) -> tuple[dict[str, dict[str, f
     seconds: dict[str, dict[str, float]] = {}
     lines: Lines = {}
     for number, tree, _ in forks(jobs, trees):
-        found = json.loads(logs[number].read_text()) if logs[number].exists() else None
-        if found is None or found["failed"]:
-            raise SystemExit(f"fails unmutated: {logs[number].with_suffix('.out').read_text()}")
+        found = json.loads(logs[number].read_text())
+        for test in {*found["failed"]}:
+            print(f"left out, fails unmutated: {test}", flush=True)
+            found["took"].pop(test, None)
         seconds[wings[number]] = found["took"]
         data = CoverageData(str(logs[number].with_suffix(".coverage")))
         data.read()
