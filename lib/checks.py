@@ -133,7 +133,7 @@ def require_numbers(
     except (TypeError, ValueError, RuntimeError, OverflowError):
         fits = False
     if not fits or isinstance(values, bool | str):
-        raise ValueError(f"{name} must be one finite number, or {n} of them, got {shown(values)}")
+        raise ValueError(f"{name} must be finite, one or ({n},), got {shown(values)}")
     return numbers
 
 

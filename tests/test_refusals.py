@@ -51,7 +51,7 @@ def test_fit_refuses_what_it_once_took(name, value):
         cnn.fit([data()], **good | {name: value})
 
 
-@pytest.mark.parametrize("scale", [1e-150, 1e-101, 1e101, 1e150])
+@pytest.mark.parametrize("scale", [1e-150, 1e-121, 1e121, 1e150])
 def test_curvature_of_extreme_scale_is_refused(scale):
     whole, rows = curvature(), calls.gaussian_rows()
     with pytest.raises(ValueError, match="gram must have a largest entry in"):

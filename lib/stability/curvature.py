@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from lib.checks import (
-    LARGEST,
     WIDE,
     describe,
     require_count,
@@ -24,6 +23,8 @@ from lib.checks import (
     require_members,
 )
 from lib.stability.jacobian import loss_gram
+
+LARGEST_SCALE = 1e120  # of curvature: its square and that of its inverse are inside float64's range
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Curvature:
 
     Raises:
         ValueError: shapes or dtypes that do not fit, a number that is not finite, an empty set, a
-            largest curvature outside [1e-100, 1e100] (all statements are equivariant: rescale), or
+            largest curvature outside [1e-120, 1e120] (all statements are equivariant: rescale), or
             factors that do not span their q coordinates (a flat direction would pin ρ(T) at 1).
     """
 
@@ -50,7 +51,7 @@ class Curvature:
         require_finite("factors", factors, "n", "q", "r")
         forget = require_mask(self.forget, factors.shape[0])
         if factors.numel():
-            _require_scale("factors", float(factors.detach().abs().max()), LARGEST**0.5)
+            _require_scale("factors", float(factors.detach().abs().max()), LARGEST_SCALE**0.5)
         object.__setattr__(self, "forget", forget.to(factors.device))
         epsilon = torch.finfo(factors.dtype).eps
         object.__setattr__(self, "factors", factors.detach().double())
@@ -92,7 +93,7 @@ class Curvature:
 
         Raises:
             ValueError: naming the argument, for a matrix that is not square, finite, symmetric,
-                positive semi-definite, non-zero and of entries up to [1e-100, 1e100], or that does
+                positive semi-definite, non-zero and of entries up to [1e-120, 1e120], or that does
                 not fit `forget` and `rank`.
         """
         rank = require_count("rank", rank, 1)
@@ -237,7 +238,7 @@ def _rank(stacked: Tensor, epsilon: float) -> int:
     return int((values > stacked.shape[1] * epsilon * values[-1]).sum())
 
 
-def _require_scale(name: str, largest: float, most: float = LARGEST) -> None:
+def _require_scale(name: str, largest: float, most: float = LARGEST_SCALE) -> None:
     """ValueError unless the largest entry leaves room for squares and inverses in float64."""
     if not 1 / most <= largest <= most:
         raise ValueError(
@@ -253,7 +254,7 @@ def _positive_eigh(
     scale = float(matrix.abs().max())
     if scale == 0 and not zero_ok:
         raise ValueError(f"{name} must not be zero")
-    _require_scale(name, max(scale, 1 / LARGEST if zero_ok else scale))
+    _require_scale(name, max(scale, 1 / LARGEST_SCALE if zero_ok else scale))
     gap = float((matrix - matrix.T).abs().max())
     if gap > tolerance * scale:
         raise ValueError(f"{name} must be symmetric, got |{name} − its transpose| up to {gap:.3g}")

@@ -76,7 +76,7 @@ def unlearning_window(
     require_setting(curvature, algorithm)
     algorithm.require_plain("unlearning_window, whose lower edge need not be unique,")
     algorithm.require_independent("unlearning_window")
-    steps = require_count("steps", steps, 1)
+    steps = require_count("steps", steps, 1, 10**12)
     amplification = require_above("amplification", amplification, 1)
     _require_unsaturated(curvature)
     if math.log(amplification) / steps <= _RESOLUTION:
