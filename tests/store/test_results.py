@@ -155,6 +155,9 @@ def test_other_parameters_are_named(tmp_path, parameters, message):
 def test_one_is_one_point_zero_but_not_true(tmp_path):
     save(tmp_path / "point", parameters={"n": 1, "list": [1, 2.0]})
     store.read(tmp_path / "point", parameters={"n": 1.0, "list": (1, 2)})
+    for other in ([1], [1, 3], [1, True], 1, [[1, 2]]):
+        with pytest.raises(store.StaleResult, match="list = "):
+            store.read(tmp_path / "point", parameters={"n": 1, "list": other})
     with pytest.raises(store.StaleResult, match="n = 1, wanted True"):
         store.read(tmp_path / "point", parameters={"n": True, "list": [1, 2]})
 
