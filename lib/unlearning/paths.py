@@ -1,0 +1,188 @@
+"""Losses along an unlearning run, and the batches that a network and its tangent share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lib.checks import describe, require_count
+from lib.randomness import stream
+from lib.stability.algorithm import AscentDescent, batch_weights
+from lib.stability.losses import loss_of, scalar_loss
+
+
+@dataclass(frozen=True)
+class LossPath:
+    """Mean loss and accuracy after every step, (steps+1, settings) float64; row 0 is the start.
+
+    forget and retain: means over all trained samples of either set; watched: over the samples that
+    are in no batch, NaN if there are none. Accuracy: share of samples whose largest output is that
+    of their class (whose output has its label's sign, where there is one output); NaN for a squared
+    loss whose targets are no classes.
+    """
+
+    forget_loss: Tensor
+    retain_loss: Tensor
+    forget_accuracy: Tensor
+    retain_accuracy: Tensor
+    watched_loss: Tensor
+    watched_accuracy: Tensor
+
+    def steps_to(self, target: float) -> Tensor:
+        """First step with a forget loss ≥ `target`, (settings,) float64; ∞ if there is none."""
+        reached = self.forget_loss >= target
+        first = reached.to(torch.float64).argmax(dim=0).double()
+        return torch.where(reached.any(dim=0), first, torch.inf)
+
+
+class Batch(NamedTuple):
+    """One step's samples (m,), each one's count over its set's batch size (m,), and who ascends."""
+
+    samples: Tensor
+    share: Tensor
+    ascends: Tensor
+
+    def weights(self, mixing: Tensor) -> Tensor:
+        """Weight of every sample's gradient, (m, settings): (1−α)·share, or −α·share on ascent."""
+        signed = torch.where(self.ascends[:, None], -mixing, 1 - mixing)
+        return self.share[:, None] * signed
+
+
+def draw_batches(algorithm: AscentDescent, forget: Tensor, *, steps: int, seed: int) -> list[Batch]:
+    """The batches of `steps` steps by the algorithm's sampling, each divided by B."""
+    require_count("steps", steps, 0)
+    # At mixing ½ both sets carry the weight ½, a power of two: shares come out exact.
+    following = batch_weights(
+        replace(algorithm, mixing=0.5), forget, 1, stream("unlearning batches", seed)
+    )
+    batches = []
+    for _ in range(steps):
+        weights = 2 * following()[:, 0].abs()
+        samples = weights.nonzero()[:, 0]
+        batches.append(Batch(samples, weights[samples], forget[samples]))
+    return batches
+
+
+def given_batches(
+    batches: Sequence[tuple[Tensor, Tensor]], forget: Tensor, *, steps: int
+) -> list[Batch]:
+    """Batches from pairs (retain, forget) of index tensors, each divided by its own length.
+
+    Raises:
+        ValueError: if there are not `steps` pairs, or one names a sample of the other set, or none.
+    """
+    if len(batches) != steps:
+        raise ValueError(f"batches must hold one pair a step, {steps}, got {len(batches)}")
+    made = []
+    for step, pair in enumerate(batches):
+        parts = []
+        for name, indices, ascends in zip(("retain", "forget"), pair, (False, True), strict=True):
+            chosen = torch.as_tensor(indices, device=forget.device)
+            inside = chosen.ndim == 1 and (len(chosen) == 0 or not chosen.is_floating_point())
+            if inside and len(chosen):
+                inside = bool(((chosen >= 0) & (chosen < len(forget))).all())
+            if not inside or bool((forget[chosen.long()] != ascends).any()):
+                raise ValueError(
+                    f"batches[{step}] must name {name} samples in [0, {len(forget)}), got {chosen}"
+                )
+            size = max(1, len(chosen))
+            parts.append((chosen.long(), torch.full((len(chosen),), 1 / size).double(), ascends))
+        samples = torch.cat([part[0] for part in parts])
+        share = torch.cat([part[1] for part in parts]).to(samples.device)
+        made.append(Batch(samples, share, forget[samples]))
+    return made
+
+
+def check_targets(targets: Tensor, outputs: Tensor, loss: str) -> Tensor:
+    """Targets that fit outputs (N, C): (N,) class numbers, or (N, C) values in the outputs' dtype.
+
+    Raises:
+        ValueError: naming targets, for another shape, dtype or range; or naming an unknown loss.
+    """
+    n, c = outputs.shape
+    loss_of(loss)
+    if loss == "cross_entropy":
+        if targets.shape != (n,) or targets.is_floating_point() or targets.dtype == torch.bool:
+            raise ValueError(f"targets must be ({n},) class numbers, got {describe(targets)}")
+        if bool(((targets < 0) | (targets >= c)).any()):
+            raise ValueError(f"targets must be class numbers in [0, {c})")
+        return targets.long().to(outputs.device)
+    if targets.shape == (n,) and c == 1:
+        targets = targets[:, None]
+    if targets.shape != (n, c) or not targets.is_floating_point():
+        raise ValueError(f"targets must be ({n}, {c}) real values, got {describe(targets)}")
+    if loss == "logistic" and (c != 1 or not bool((targets.abs() == 1).all())):
+        raise ValueError("targets must be ±1 and the model's output scalar for loss 'logistic'")
+    return targets.to(outputs)
+
+
+def slopes(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
+    """∂ℓ/∂f of outputs (N, C, settings), targets as `check_targets` gives them; same shape."""
+    if loss != "cross_entropy":
+        return scalar_loss(loss).slope(outputs, targets[:, :, None])
+    slope = outputs.softmax(dim=1)
+    rows = torch.arange(len(targets), device=targets.device)
+    slope[rows, targets] -= 1
+    return slope
+
+
+def losses(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
+    """ℓ of outputs (N, C, settings), (N, settings)."""
+    if loss != "cross_entropy":
+        return scalar_loss(loss).value(outputs, targets[:, :, None]).sum(dim=1)
+    return outputs.logsumexp(dim=1) - _chosen(outputs, targets)
+
+
+def hits(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
+    """1 where outputs (N, C, settings) are right, else 0; (N, settings), NaN where undefined."""
+    if loss == "cross_entropy":
+        return (_chosen(outputs, targets) >= outputs.amax(dim=1)).to(outputs.dtype)
+    if outputs.shape[1] == 1 and bool((targets.abs() == 1).all()):
+        return (outputs[:, 0] * targets > 0).to(outputs.dtype)
+    best = targets.amax(dim=1, keepdim=True)
+    if targets.shape[1] > 1 and bool(((targets == best).sum(dim=1) == 1).all()):
+        return (_chosen(outputs, targets.argmax(dim=1)) >= outputs.amax(dim=1)).to(outputs.dtype)
+    return outputs.new_full((len(outputs), outputs.shape[2]), torch.nan)
+
+
+def _chosen(outputs: Tensor, classes: Tensor) -> Tensor:
+    return outputs[torch.arange(len(classes), device=classes.device), classes]
+
+
+class Recorder:
+    """Collects a `LossPath` from the outputs after every step.
+
+    Args:
+        targets: (N, …) as `check_targets` gives them.
+        forget: (n,) bool over the trained samples, the first n of N.
+        loss: name of the loss.
+    """
+
+    def __init__(self, targets: Tensor, forget: Tensor, loss: str) -> None:
+        self._targets, self._loss = targets, loss
+        watched = forget.new_zeros(len(targets), dtype=torch.bool)
+        watched[len(forget) :] = True
+        whole = forget.new_zeros(len(targets), dtype=torch.bool)
+        whole[: len(forget)] = forget
+        self._sets = (whole, ~whole & ~watched, watched)
+        self._rows: list[Tensor] = []
+
+    def add(self, outputs: Tensor) -> Tensor:
+        """Record outputs (N, C, settings); a loss that overflowed is ∞. The row, (6, settings)."""
+        value = losses(outputs, self._targets, self._loss).double()
+        value = torch.where(value.isnan(), torch.inf, value)
+        right = hits(outputs, self._targets, self._loss).double()
+        forget, retain, watched = self._sets
+        pairs = (value, forget), (value, retain), (right, forget), (right, retain)
+        pairs += (value, watched), (right, watched)
+        row = torch.stack([part[members].mean(dim=0) for part, members in pairs])
+        self._rows.append(row)
+        return row
+
+    def rows(self) -> Tensor:
+        """(6, steps+1, settings), in the order of `LossPath`."""
+        return torch.stack(self._rows, dim=1)
