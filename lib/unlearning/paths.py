@@ -14,6 +14,8 @@ from lib.randomness import stream
 from lib.stability.algorithm import AscentDescent, batch_weights
 from lib.stability.losses import loss_of, scalar_loss
 
+BLOCK = 256  # settings scored together: what they need then stays in the processor's cache
+
 
 @dataclass(frozen=True)
 class LossPath:
@@ -37,6 +39,18 @@ class LossPath:
         reached = self.forget_loss >= target
         first = reached.to(torch.float64).argmax(dim=0).double()
         return torch.where(reached.any(dim=0), first, torch.inf)
+
+    def crossing(self, target: float) -> Tensor:
+        """When the forget loss passes `target`, between steps by linear interpolation; (settings,).
+
+        In (k − 1, k] where `steps_to` is k; 0 where the target holds at the start, ∞ if never.
+        """
+        step = self.steps_to(target)
+        after = step.nan_to_num(posinf=0).long()[None]
+        before = (after - 1).clamp_min(0)
+        low, high = (self.forget_loss.gather(0, row)[0] for row in (before, after))
+        part = torch.where(high > low, (target - low) / (high - low), 1.0)
+        return torch.where(step > 0, step - 1 + part.nan_to_num(nan=1.0), step)
 
 
 class Batch(NamedTuple):
@@ -132,21 +146,23 @@ def slopes(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
 
 def losses(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
     """ℓ of outputs (N, C, settings), (N, settings)."""
-    if loss != "cross_entropy":
-        return scalar_loss(loss).value(outputs, targets[:, :, None]).sum(dim=1)
-    return outputs.logsumexp(dim=1) - _chosen(outputs, targets)
+    return scores(outputs, targets, loss)[0]
 
 
-def hits(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
-    """1 where outputs (N, C, settings) are right, else 0; (N, settings), NaN where undefined."""
+def scores(outputs: Tensor, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+    """ℓ, and 1 where right and 0 where not (NaN if undefined), of (N, C, settings) outputs."""
     if loss == "cross_entropy":
-        return (_chosen(outputs, targets) >= outputs.amax(dim=1)).to(outputs.dtype)
+        largest, own = outputs.amax(dim=1), _chosen(outputs, targets)
+        total = (outputs - largest[:, None]).exp().sum(dim=1)
+        return total.log() + (largest - own), (own >= largest).to(own)
+    value = scalar_loss(loss).value(outputs, targets[:, :, None]).sum(dim=1)
     if outputs.shape[1] == 1 and bool((targets.abs() == 1).all()):
-        return (outputs[:, 0] * targets > 0).to(outputs.dtype)
+        return value, (outputs[:, 0] * targets > 0).to(value)
     best = targets.amax(dim=1, keepdim=True)
     if targets.shape[1] > 1 and bool(((targets == best).sum(dim=1) == 1).all()):
-        return (_chosen(outputs, targets.argmax(dim=1)) >= outputs.amax(dim=1)).to(outputs.dtype)
-    return outputs.new_full((len(outputs), outputs.shape[2]), torch.nan)
+        own = _chosen(outputs, targets.argmax(dim=1))
+        return value, (own >= outputs.amax(dim=1)).to(value)
+    return value, torch.full_like(value, torch.nan)
 
 
 def _chosen(outputs: Tensor, classes: Tensor) -> Tensor:
@@ -173,15 +189,17 @@ class Recorder:
 
     def add(self, outputs: Tensor) -> Tensor:
         """Record outputs (N, C, settings); a loss that overflowed is ∞. The row, (6, settings)."""
-        value = losses(outputs, self._targets, self._loss).double()
+        row = torch.cat([self._means(block) for block in outputs.split(BLOCK, dim=2)], dim=1)
+        self._rows.append(row)
+        return row
+
+    def _means(self, outputs: Tensor) -> Tensor:
+        value, right = (part.double() for part in scores(outputs, self._targets, self._loss))
         value = torch.where(value.isnan(), torch.inf, value)
-        right = hits(outputs, self._targets, self._loss).double()
         forget, retain, watched = self._sets
         pairs = (value, forget), (value, retain), (right, forget), (right, retain)
         pairs += (value, watched), (right, watched)
-        row = torch.stack([part[members].mean(dim=0) for part, members in pairs])
-        self._rows.append(row)
-        return row
+        return torch.stack([part[members].mean(dim=0) for part, members in pairs])
 
     def rows(self) -> Tensor:
         """(6, steps+1, settings), in the order of `LossPath`."""

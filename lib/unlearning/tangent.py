@@ -7,10 +7,12 @@ matrix product a step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import scipy.optimize
 import torch
 from torch import Tensor
 
@@ -36,7 +38,8 @@ class TangentModel:
     Attributes:
         outputs: (N, C), f_0, the network's outputs at its weights w_0.
         kernel: (N·C, n·C), sample-major, K = J J_{:n}ᵀ, the neural tangent kernel; a mean over
-            nothing. The trained samples' outputs come first.
+            nothing. The trained samples' outputs come first. Held column by column, since a step
+            reads the batch's columns.
         anchor: (N, C), J w_0, which weight decay pulls along; zeros if there will be none.
         speed: what `calibrate` multiplies the kernel by; 1 at the weights.
 
@@ -67,6 +70,7 @@ class TangentModel:
         if self.trained > n or self.anchor.shape != (n, c):
             raise ValueError(f"anchor must be ({n}, {c}), got {describe(self.anchor)}")
         require_above("speed", self.speed, 0)
+        object.__setattr__(self, "kernel", self.kernel.T.contiguous().T)
 
     @property
     def trained(self) -> int:
@@ -151,6 +155,69 @@ def follow(
     return TangentPath(*torch.cat(paths, dim=2))
 
 
+@dataclass(frozen=True)
+class Probe:
+    """One real run of the network, with the settings that `follow` would take, for `calibrate`.
+
+    real: the network's losses, from `run_network` with these settings; target: the forget loss at
+    whose passing the two clocks are compared. The rest as in `follow`.
+    """
+
+    real: LossPath
+    target: float
+    targets: Tensor
+    forget: Tensor | Sequence[int]
+    algorithm: AscentDescent
+    learning_rate: float
+    loss: str = "cross_entropy"
+    weight_decay: float = 0.0
+    batches: Sequence[tuple[Tensor, Tensor]] | None = None
+    seed: int = 0
+
+
+def calibrate(tangent: TangentModel, probe: Probe) -> TangentModel:
+    """The tangent model with its kernel scaled so that it passes the target when the network did.
+
+    As a network unlearns its kernel grows (seldom: shrinks), by a factor that depends on the
+    network much more than on the setting; so one real run fixes it for all settings. The factor,
+    `speed`, multiplies the kernel, not damping or weight decay. Measured, not proved: chapter
+    tangent_model.
+
+    Raises:
+        RuntimeError: if the network did not pass the target, passed it at the start, or no speed in
+            [1/8, 8] explains when it did; with the times that were found.
+    """
+    wanted = float(probe.real.crossing(probe.target)[0])
+    steps = len(probe.real.forget_loss) - 1
+    if not 0 < wanted < torch.inf:
+        raise RuntimeError(
+            f"probe must pass forget loss {probe.target:.3g} after its start, got {wanted} steps"
+        )
+
+    def late(log_speed: float) -> float:
+        path = follow(
+            replace(tangent, speed=math.exp(log_speed)),
+            probe.targets,
+            probe.forget,
+            probe.algorithm,
+            probe.learning_rate,
+            steps=4 * steps if probe.batches is None else steps,
+            loss=probe.loss,
+            weight_decay=probe.weight_decay,
+            batches=probe.batches,
+            seed=probe.seed,
+        )
+        return min(float(path.crossing(probe.target)[0]), 8.0 * steps) - wanted
+
+    widest = math.log(8)
+    if late(-widest) < 0 or late(widest) > 0:
+        raise RuntimeError(
+            f"the network passes forget loss {probe.target:.3g} after {wanted:.3g} steps, its "
+            f"tangent after {late(0) + wanted:.3g}: no speed in [1/8, 8] explains that"
+        )
+    return replace(tangent, speed=math.exp(scipy.optimize.brentq(late, -widest, widest, xtol=1e-4)))
+
+
 def _outputs(
     tangent: TangentModel,
     targets: Tensor,
@@ -171,11 +238,11 @@ def _outputs(
         push = slopes(outputs.view(n, c, -1)[batch.samples], targets[batch.samples], loss)
         push *= (batch.weights(settings.mixing) * settings.step).to(push)[:, None]
         columns = (batch.samples[:, None] * c + each).flatten()
-        kernel, push = tangent.kernel[:, columns], push.flatten(0, 1)
+        kernel, push = tangent.kernel.T[columns], push.flatten(0, 1)
         if velocity is None and not pulled:
-            outputs.addmm_(kernel, push, alpha=-1)
+            outputs.addmm_(kernel.T, push, alpha=-1)
         else:
-            move = kernel @ push
+            move = kernel.T @ push
             if pulled:
                 away = outputs - start
                 pull = settings.damping * away + weight_decay * (tangent.anchor.view(-1, 1) + away)
