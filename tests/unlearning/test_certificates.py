@@ -94,7 +94,7 @@ def test_full_batch_descent_rests_within_the_certified_distance(seed):
 
 
 def test_bounded_is_not_kept():
-    """Two orthogonal unit samples, α = ½, damping 5 % above the threshold: forgotten all the same."""
+    """Two orthogonal unit samples, α = ½, damping 5 % above the bound: forgotten all the same."""
     eye = torch.eye(2, dtype=torch.float64)
     tangent = TangentModel(torch.tensor([[1.5], [1.5]]).double(), eye, torch.zeros(2, 1).double())
     forget, targets = torch.tensor([False, True]), torch.ones(2, dtype=torch.float64)
