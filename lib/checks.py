@@ -101,3 +101,27 @@ def describe(tensor: Tensor) -> str:
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def require_mask(forget: object, n: int) -> Tensor:
+    """`forget`, a mask or the indices of samples as tensor, array or list, as a (n,) bool tensor.
+
+    Raises:
+        ValueError: for another type or shape, indices out of range or repeated, or an empty set.
+    """
+    try:
+        marks = torch.as_tensor(forget)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"forget must be a mask or indices, got {forget!r}") from error
+    if marks.dtype != torch.bool and not (marks.is_floating_point() or marks.is_complex()):
+        inside = marks.ndim == 1 and bool(((marks >= 0) & (marks < n)).all())
+        if not inside or len(marks.unique()) < len(marks):
+            raise ValueError(
+                f"forget must be a mask ({n},) or distinct indices in [0, {n}), "
+                f"got {describe(marks)}"
+            )
+        indices = marks.long()
+        marks = torch.zeros(n, dtype=torch.bool, device=indices.device)
+        marks[indices] = True
+    require_forget(marks, n)
+    return marks
