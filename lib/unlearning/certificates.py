@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.checks import require_nonnegative
+from lib.checks import require_mask, require_nonnegative
 from lib.stability.algorithm import AscentDescent
 from lib.unlearning.paths import check_targets, slopes
-from lib.unlearning.tangent import TangentModel, forget_mask
+from lib.unlearning.tangent import TangentModel
 
 # Largest eigenvalue of ∂²ℓ/∂f² over all outputs, and largest |∂ℓ/∂f|: softmax covariance ⪯ ½I and
 # |p − e_y| ≤ √2.
@@ -57,7 +57,7 @@ def containment(
     Raises:
         ValueError: naming the argument, as `follow` does.
     """
-    mask = forget_mask(forget, tangent)
+    mask = require_mask(forget, tangent.trained).to(tangent.outputs.device)
     checked = check_targets(targets, tangent.outputs, loss)
     retain_top, forget_top = (_top(tangent, members) for members in (~mask, mask))
     a, bound = algorithm.mixing, CURVATURE[loss]
@@ -112,7 +112,7 @@ def fastest_rise(
             f"learning_rate must be at most 1/damping = {1 / algorithm.damping:.3g}, "
             f"got {learning_rate!r}"
         )
-    mask = forget_mask(forget, tangent)
+    mask = require_mask(forget, tangent.trained).to(tangent.outputs.device)
     n, c = len(mask), tangent.outputs.shape[1]
     blocks = tangent.kernel[: n * c].view(n, c, n, c)[mask].double().permute(0, 2, 1, 3)
     norms = torch.linalg.matrix_norm(blocks, ord=2)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.checks import describe, require_count
+from lib.checks import require_count
 from lib.randomness import stream
 from lib.stability.algorithm import AscentDescent, batch_weights
-from lib.stability.losses import loss_of, scalar_loss
+from lib.stability.losses import require_targets, scalar_loss
 
 BLOCK = 256  # settings scored together: what they need then stays in the processor's cache
 
@@ -66,6 +66,20 @@ class Batch(NamedTuple):
         return self.share[:, None] * signed
 
 
+def make_batches(
+    batches: Sequence[tuple[Tensor, Tensor]] | None,
+    algorithm: AscentDescent,
+    forget: Tensor,
+    *,
+    steps: int,
+    seed: int,
+) -> list[Batch]:
+    """`given_batches`, or `draw_batches` where none are given."""
+    if batches is None:
+        return draw_batches(algorithm, forget, steps=steps, seed=seed)
+    return given_batches(batches, forget, steps=steps)
+
+
 def draw_batches(algorithm: AscentDescent, forget: Tensor, *, steps: int, seed: int) -> list[Batch]:
     """The batches of `steps` steps by the algorithm's sampling, each divided by B."""
     require_count("steps", steps, 0)
@@ -111,27 +125,19 @@ def given_batches(
     return made
 
 
-def check_targets(targets: Tensor, outputs: Tensor, loss: str) -> Tensor:
+def check_targets(targets: Tensor | None, outputs: Tensor, loss: str) -> Tensor:
     """Targets that fit outputs (N, C): (N,) class numbers, or (N, C) values in the outputs' dtype.
 
     Raises:
         ValueError: naming targets, for another shape, dtype or range; or naming an unknown loss.
     """
     n, c = outputs.shape
-    loss_of(loss)
+    if targets is None:
+        raise ValueError("targets must be given where inputs do not bring their own, got None")
+    fitting = require_targets(loss, targets, n, 1, c)
     if loss == "cross_entropy":
-        if targets.shape != (n,) or targets.is_floating_point() or targets.dtype == torch.bool:
-            raise ValueError(f"targets must be ({n},) class numbers, got {describe(targets)}")
-        if bool(((targets < 0) | (targets >= c)).any()):
-            raise ValueError(f"targets must be class numbers in [0, {c})")
-        return targets.long().to(outputs.device)
-    if targets.shape == (n,) and c == 1:
-        targets = targets[:, None]
-    if targets.shape != (n, c) or not targets.is_floating_point():
-        raise ValueError(f"targets must be ({n}, {c}) real values, got {describe(targets)}")
-    if loss == "logistic" and (c != 1 or not bool((targets.abs() == 1).all())):
-        raise ValueError("targets must be ±1 and the model's output scalar for loss 'logistic'")
-    return targets.to(outputs)
+        return fitting.long().to(outputs.device)
+    return fitting.reshape(n, c).to(outputs)
 
 
 def slopes(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:

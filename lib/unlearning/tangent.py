@@ -7,24 +7,23 @@ matrix product a step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import scipy.optimize
 import torch
 from torch import Tensor
 
-from lib.checks import describe, require_above, require_forget, require_nonnegative
+from lib.checks import describe, require_above, require_mask, require_nonnegative
 from lib.stability.algorithm import AscentDescent
+from lib.stability.jacobian import jacobian_vector, output_gram
+from lib.stability.modules import Chosen, Forward, per_sample, samples
 from lib.unlearning.paths import (
     Batch,
     LossPath,
     Recorder,
     check_targets,
-    draw_batches,
-    given_batches,
+    make_batches,
     slopes,
 )
 
@@ -71,6 +70,57 @@ class TangentModel:
             raise ValueError(f"anchor must be ({n}, {c}), got {describe(self.anchor)}")
         require_above("speed", self.speed, 0)
         object.__setattr__(self, "kernel", self.kernel.T.contiguous().T)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: torch.nn.Module,
+        inputs: Any,
+        *,
+        trained: int | None = None,
+        forward: Forward | None = None,
+        parameters: Chosen = None,
+        sketch: int | None = None,
+        chunk_size: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        seed: int = 0,
+    ) -> TangentModel:
+        """The tangent model of a network at its weights; the network is not changed.
+
+        Args:
+            model: in eval mode, with outputs (N,), (N, 1) or (N, C).
+            inputs: N samples, all watched: a tensor, a dict or tuple of tensors, a Dataset or an
+                unshuffled DataLoader.
+            trained: number n of leading samples that can be in batches; all by default.
+            forward: (model, inputs) → outputs, where calling the model does not give one tensor.
+            parameters: what is trained: None for all that require a gradient, or names, prefixes,
+                a predicate on names, or parameters (a last layer, LoRA).
+            sketch: None for the exact kernel, or the width of a CountSketch of the Jacobian.
+            chunk_size: samples whose Jacobian rows are held at a time.
+            dtype: of the kernel, float32 or float64.
+            device: where to compute; by default where the model is.
+            seed: of the sketch.
+
+        Raises:
+            ValueError: naming the argument, also for a model that is random or not per sample.
+        """
+        x, _ = samples(inputs, None)
+        options: dict[str, Any] = {"forward": forward, "parameters": parameters, "device": device}
+        outputs, kernel, _ = output_gram(
+            model,
+            x,
+            trained=trained,
+            sketch=sketch,
+            chunk_size=chunk_size,
+            dtype=dtype,
+            seed=seed,
+            **options,
+        )
+        weights = per_sample(model, x, **options).trained.values()
+        vector = torch.cat([w.flatten() for w in weights])
+        anchor = jacobian_vector(model, x, vector, chunk_size=chunk_size, **options)
+        return cls(outputs.to(dtype), kernel, anchor.to(dtype))
 
     @property
     def trained(self) -> int:
@@ -138,13 +188,10 @@ def follow(
         ValueError: naming the argument, its value and the allowed range.
     """
     require_nonnegative("weight_decay", weight_decay)
-    mask = forget_mask(forget, tangent)
+    mask = require_mask(forget, tangent.trained).to(tangent.outputs.device)
     checked = check_targets(targets, tangent.outputs, loss)
     first, settings = _settings(algorithm, learning_rate, tangent)
-    if batches is None:
-        drawn = draw_batches(first, mask, steps=steps, seed=seed)
-    else:
-        drawn = given_batches(batches, mask, steps=steps)
+    drawn = make_batches(batches, first, mask, steps=steps, seed=seed)
     width = max(1, CHUNK // tangent.outputs.numel())
     paths = []
     for part in zip(*(values.split(width) for values in settings), strict=True):
@@ -155,67 +202,46 @@ def follow(
     return TangentPath(*torch.cat(paths, dim=2))
 
 
-@dataclass(frozen=True)
-class Probe:
-    """One real run of the network, with the settings that `follow` would take, for `calibrate`.
+def follow_weights(
+    tangent: TangentModel,
+    targets: Tensor,
+    forget: Tensor | Sequence[int],
+    algorithm: AscentDescent,
+    learning_rate: float,
+    *,
+    steps: int,
+    loss: str = "cross_entropy",
+    weight_decay: float = 0.0,
+    batches: Sequence[tuple[Tensor, Tensor]] | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, float]:
+    """Where `follow` is after `steps` steps, as (c, a) with δ = −(J_{:n}ᵀ c + a w_0); speed 1.
 
-    real: the network's losses, from `run_network` with these settings; target: the forget loss at
-    whose passing the two clocks are compared. The rest as in `follow`.
+    Args:
+        tangent, …, seed: as in `follow`, one setting.
+
+    Returns:
+        c, (n, C), the summed pushes of the trained samples' outputs, and a, what decay took off.
     """
-
-    real: LossPath
-    target: float
-    targets: Tensor
-    forget: Tensor | Sequence[int]
-    algorithm: AscentDescent
-    learning_rate: float
-    loss: str = "cross_entropy"
-    weight_decay: float = 0.0
-    batches: Sequence[tuple[Tensor, Tensor]] | None = None
-    seed: int = 0
-
-
-def calibrate(tangent: TangentModel, probe: Probe) -> TangentModel:
-    """The tangent model with its kernel scaled so that it passes the target when the network did.
-
-    As a network unlearns its kernel grows (seldom: shrinks), by a factor that depends on the
-    network much more than on the setting; so one real run fixes it for all settings. The factor,
-    `speed`, multiplies the kernel, not damping or weight decay. Measured, not proved: chapter
-    tangent_model.
-
-    Raises:
-        RuntimeError: if the network did not pass the target, passed it at the start, or no speed in
-            [1/8, 8] explains when it did; with the times that were found.
-    """
-    wanted = float(probe.real.crossing(probe.target)[0])
-    steps = len(probe.real.forget_loss) - 1
-    if not 0 < wanted < torch.inf:
-        raise RuntimeError(
-            f"probe must pass forget loss {probe.target:.3g} after its start, got {wanted} steps"
-        )
-
-    def late(log_speed: float) -> float:
-        path = follow(
-            replace(tangent, speed=math.exp(log_speed)),
-            probe.targets,
-            probe.forget,
-            probe.algorithm,
-            probe.learning_rate,
-            steps=4 * steps if probe.batches is None else steps,
-            loss=probe.loss,
-            weight_decay=probe.weight_decay,
-            batches=probe.batches,
-            seed=probe.seed,
-        )
-        return min(float(path.crossing(probe.target)[0]), 8.0 * steps) - wanted
-
-    widest = math.log(8)
-    if late(-widest) < 0 or late(widest) > 0:
-        raise RuntimeError(
-            f"the network passes forget loss {probe.target:.3g} after {wanted:.3g} steps, its "
-            f"tangent after {late(0) + wanted:.3g}: no speed in [1/8, 8] explains that"
-        )
-    return replace(tangent, speed=math.exp(scipy.optimize.brentq(late, -widest, widest, xtol=1e-4)))
+    tangent = replace(tangent, speed=1.0)
+    mask = require_mask(forget, tangent.trained).to(tangent.outputs.device)
+    checked = check_targets(targets, tangent.outputs, loss)
+    first, settings = _settings(algorithm, learning_rate, tangent)
+    drawn = make_batches(batches, first, mask, steps=steps, seed=seed)
+    # Last column: a, whose push is constant. Both contract with damping and decay alike.
+    held = tangent.outputs.new_zeros(len(mask) * tangent.outputs.shape[1] + 1)
+    velocity = torch.zeros_like(held)
+    path = _outputs(tangent, checked, drawn, settings, weight_decay, loss)
+    contraction = learning_rate * (first.damping + weight_decay)
+    for batch, outputs in zip(drawn, path, strict=False):
+        slope = slopes(outputs[batch.samples], checked[batch.samples], loss)
+        slope *= (batch.weights(settings.mixing) * settings.step).to(slope)[:, None]
+        push = torch.zeros_like(held)
+        push[:-1].view(len(mask), -1).index_copy_(0, batch.samples, slope[:, :, 0])
+        push[-1] = learning_rate * weight_decay
+        velocity = first.momentum * velocity + push - contraction * held
+        held = held + velocity
+    return held[:-1].view(len(mask), -1), float(held[-1])
 
 
 def _outputs(
@@ -251,18 +277,6 @@ def _outputs(
                 move = velocity = settings.momentum * velocity + move
             outputs -= move
         yield outputs.view(n, c, -1)
-
-
-def forget_mask(forget: Tensor | Sequence[int], tangent: TangentModel) -> Tensor:
-    """(n,) bool over the trained samples, from a mask or indices; ValueError naming forget."""
-    mask = torch.as_tensor(forget)
-    if mask.dtype != torch.bool and not mask.is_floating_point() and mask.ndim == 1:
-        inside = (mask >= 0) & (mask < tangent.trained)
-        if not bool(inside.all()):
-            raise ValueError(f"forget must index samples in [0, {tangent.trained}), got {forget}")
-        mask = torch.zeros(tangent.trained, dtype=torch.bool).index_fill_(0, mask.long(), True)
-    require_forget(mask, tangent.trained)
-    return mask.to(tangent.outputs.device)
 
 
 def _settings(

@@ -8,9 +8,11 @@ from torch.func import functional_call, jacrev, vmap
 from torch.nn.utils import parameters_to_vector
 
 from lib.stability import AscentDescent
+from lib.unlearning.calibration import Probe, calibrate
 from lib.unlearning.network_run import run_network
 from lib.unlearning.paths import draw_batches
-from lib.unlearning.tangent import TangentModel, follow
+from lib.unlearning.tangent import TangentModel, follow, follow_weights
+from lib.unlearning.validity import validate
 
 SCHEMES = ["bernoulli", "without_replacement", "with_replacement", "reshuffled"]
 TRAINED, WATCHED, WIDTH = 20, 6, 5
@@ -142,7 +144,16 @@ def test_a_softmax_head_is_followed_exactly_for_two_hundred_steps(sampling):
     algorithm = AscentDescent(0.3, 4, 3, sampling=sampling, momentum=0.5, damping=0.01)
     path = follow(tangent, targets, forget, algorithm, 0.1, steps=200, weight_decay=0.01, seed=5)
     real = run_network(
-        head, inputs, targets, forget, algorithm, 0.1, steps=200, weight_decay=0.01, seed=5
+        head,
+        inputs,
+        targets,
+        forget,
+        algorithm,
+        0.1,
+        trained=TRAINED,
+        steps=200,
+        weight_decay=0.01,
+        seed=5,
     )
     for name in (
         "forget_loss",
@@ -153,3 +164,190 @@ def test_a_softmax_head_is_followed_exactly_for_two_hundred_steps(sampling):
         "watched_accuracy",
     ):
         torch.testing.assert_close(getattr(path, name), getattr(real, name), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_from_model_is_the_explicit_jacobian_s(outputs):
+    model = network(outputs)
+    inputs, *_ = data("squared", outputs)
+    made = TangentModel.from_model(model, inputs, trained=TRAINED, dtype=torch.float64)
+    expected = built(model, inputs)
+    for name in ("outputs", "kernel", "anchor"):
+        torch.testing.assert_close(
+            getattr(made, name), getattr(expected, name), rtol=1e-10, atol=1e-12
+        )
+    assert made.trained == TRAINED
+
+
+def test_a_last_layer_alone_is_followed_exactly():
+    model = network(4)
+    inputs, targets, forget = data("cross_entropy", 4)
+    tangent = TangentModel.from_model(
+        model, inputs, trained=TRAINED, parameters="2", dtype=torch.float64
+    )
+    algorithm = AscentDescent(0.3, 4, 3, sampling="reshuffled")
+    before = parameters_to_vector(model.parameters()).detach().clone()
+    path = follow(tangent, targets, forget, algorithm, 0.3, steps=60, seed=1)
+    real = run_network(
+        model,
+        inputs,
+        targets,
+        forget,
+        algorithm,
+        0.3,
+        trained=TRAINED,
+        steps=60,
+        seed=1,
+        parameters="2",
+    )
+    torch.testing.assert_close(path.forget_loss, real.forget_loss, rtol=1e-9, atol=1e-9)
+    assert torch.equal(parameters_to_vector(model.parameters()), before)
+
+
+def test_given_batches_are_divided_by_their_own_length():
+    model = network(4)
+    inputs, targets, forget = data("cross_entropy", 4)
+    tangent = built(model, inputs)
+    every = [(torch.arange(14), torch.arange(14, 20))] * 20
+    algorithm = AscentDescent(0.3, 4, 3)
+    path = follow(tangent, targets, forget, algorithm, 0.2, steps=20, batches=every)
+    whole = follow(
+        tangent,
+        targets,
+        forget,
+        AscentDescent(0.3, 14, 6, sampling="without_replacement"),
+        0.2,
+        steps=20,
+    )
+    torch.testing.assert_close(path.forget_loss, whole.forget_loss, rtol=1e-12, atol=1e-12)
+    twice = [(torch.tensor([0, 0, 1]), torch.tensor([15, 15]))] * 20
+    path = follow(tangent, targets, forget, algorithm, 0.2, steps=20, batches=twice)
+    real = linearised_of_pairs(model, inputs, targets, algorithm, 0.2, twice)
+    torch.testing.assert_close(path.forget_loss[:, 0], real, rtol=1e-9, atol=1e-9)
+
+
+def linearised_of_pairs(model, inputs, targets, algorithm, rate, pairs):
+    """Repeated samples count as often as they are named."""
+    batches = [
+        (
+            torch.cat(pair),
+            torch.cat([torch.full((len(p),), 1 / len(p), dtype=torch.float64) for p in pair]),
+            torch.arange(sum(map(len, pair))) >= len(pair[0]),
+        )
+        for pair in pairs
+    ]
+    forget = torch.arange(TRAINED) >= 14
+    return linearised(
+        model, inputs, targets, forget, algorithm, rate, batches, "cross_entropy", 0.0
+    )[:, 0]
+
+
+def test_settings_do_not_see_each_other_however_they_are_chunked(monkeypatch):
+    model = network(4)
+    inputs, targets, forget = data("cross_entropy", 4)
+    tangent = built(model, inputs)
+    algorithms = [AscentDescent(0.1 * k, 4, 3, damping=0.1 * k, momentum=0.1 * k) for k in range(7)]
+    rates = [0.02 * (k + 1) for k in range(7)]
+    together = follow(tangent, targets, forget, algorithms, rates, steps=10)
+    monkeypatch.setattr("lib.unlearning.tangent.CHUNK", 2 * tangent.outputs.numel())
+    apart = follow(tangent, targets, forget, algorithms, rates, steps=10)
+    torch.testing.assert_close(together.retain_loss, apart.retain_loss, rtol=1e-12, atol=1e-12)
+    again = follow(tangent, targets, forget, algorithms, rates, steps=10)
+    assert torch.equal(apart.retain_loss, again.retain_loss)
+
+
+def test_calibration_finds_the_speed_a_network_was_given():
+    model = network(4)
+    inputs, targets, forget = data("cross_entropy", 4)
+    tangent = built(model, inputs)
+    algorithm = AscentDescent(0.4, 4, 3, damping=0.05, sampling="reshuffled")
+    fast = TangentModel(tangent.outputs, 1.7 * tangent.kernel, tangent.anchor)
+    real = follow(fast, targets, forget, algorithm, 0.05, steps=60)
+    target = float(real.forget_loss[25, 0])
+    probe = Probe(real, target, targets, forget, algorithm, 0.05)
+    assert calibrate(tangent, probe).speed == pytest.approx(1.7, rel=1e-3)
+    with pytest.raises(RuntimeError, match="probe"):
+        calibrate(tangent, Probe(real, 1e6, targets, forget, algorithm, 0.05))
+
+
+@pytest.mark.parametrize(("damping", "decay", "momentum"), [(0.0, 0.0, 0.0), (0.2, 0.05, 0.6)])
+def test_the_weights_that_follow_reaches_give_its_outputs(damping, decay, momentum):
+    model = network(4)
+    inputs, targets, forget = data("cross_entropy", 4)
+    tangent, J = built(model, inputs), jacobian_of(model, inputs)
+    algorithm = AscentDescent(0.4, 4, 3, damping=damping, momentum=momentum)
+    options = {"steps": 30, "weight_decay": decay, "seed": 2}
+    push, pulled = follow_weights(tangent, targets, forget, algorithm, 0.05, **options)
+    w = parameters_to_vector(model.parameters()).detach()
+    delta = -(push.flatten() @ J[:TRAINED].flatten(0, 1) + pulled * w)
+    value = torch.nn.functional.cross_entropy(
+        tangent.outputs + J @ delta, targets, reduction="none"
+    )
+    path = follow(tangent, targets, forget, algorithm, 0.05, **options)
+    assert float(path.forget_loss[-1, 0]) == pytest.approx(float(value[:TRAINED][forget].mean()))
+    assert float(path.watched_loss[-1, 0]) == pytest.approx(float(value[TRAINED:].mean()))
+
+
+def test_a_linear_network_is_trusted_and_its_numbers_are_those_of_autograd():
+    head = torch.nn.Linear(WIDTH, 4).double()
+    inputs, targets, forget = data("cross_entropy", 4)
+    tangent = TangentModel.from_model(head, inputs, trained=TRAINED, dtype=torch.float64)
+    algorithm = AscentDescent(0.3, 4, 3, sampling="reshuffled")
+    found = validate(
+        head, inputs, targets, forget, tangent, algorithm, 0.1, steps=30, weight_decay=0.01
+    )
+    assert found.trusted
+    assert found.reasons == ()
+    assert found.growth == pytest.approx(1, abs=1e-12)
+    assert found.bend == pytest.approx(0, abs=1e-12)
+    value = torch.nn.functional.cross_entropy(
+        head(inputs)[:TRAINED][forget], targets[:TRAINED][forget]
+    )
+    norm = parameters_to_vector(torch.autograd.grad(value, list(head.parameters()))).norm()
+    assert found.forget_gradient == pytest.approx(float(norm))
+
+
+def test_a_path_far_from_the_weights_is_not_trusted():
+    model = network(4)
+    inputs, targets, forget = data("cross_entropy", 4)
+    tangent = TangentModel.from_model(model, inputs, trained=TRAINED, dtype=torch.float64)
+    algorithm = AscentDescent(0.9, 4, 3, sampling="reshuffled")
+    far = validate(model, inputs, targets, forget, tangent, algorithm, 2.0, steps=40)
+    assert not far.trusted
+    assert any("bend" in reason or "grow" in reason for reason in far.reasons)
+    J = jacobian_of(model, inputs)
+    push, _ = follow_weights(tangent, targets, forget, algorithm, 2.0, steps=40)
+    delta = -(push.flatten() @ J[:TRAINED].flatten(0, 1))
+    moved = network(4)
+    torch.nn.utils.vector_to_parameters(
+        parameters_to_vector(model.parameters()).detach() + delta, moved.parameters()
+    )
+    chosen = torch.arange(TRAINED)[forget]
+    near, far_along = (J @ delta)[chosen], (jacobian_of(moved, inputs) @ delta)[chosen]
+    assert far.growth == pytest.approx(float(far_along.norm() / near.norm()))
+    bend = (moved(inputs) - model(inputs)).detach()[chosen] - near
+    assert far.bend == pytest.approx(float(bend.norm() / near.norm()))
+
+
+def test_a_run_stops_where_its_rule_says():
+    model = network(4)
+    inputs, targets, forget = data("cross_entropy", 4)
+    algorithm = AscentDescent(0.5, 4, 3)
+    options = {"trained": TRAINED, "seed": 1}
+    whole = run_network(model, inputs, targets, forget, algorithm, 0.3, steps=60, **options)
+    target = float(whole.forget_loss[20, 0])
+    stopped = run_network(
+        model,
+        inputs,
+        targets,
+        forget,
+        algorithm,
+        0.3,
+        steps=60,
+        until=lambda forgotten, kept: forgotten >= target,
+        **options,
+    )
+    taken = int(whole.steps_to(target)[0])
+    assert len(stopped.forget_loss) == taken + 1
+    assert torch.equal(stopped.retain_loss, whole.retain_loss[: taken + 1])
+    assert taken - 1 < float(whole.crossing(target)[0]) <= taken
