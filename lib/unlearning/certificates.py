@@ -1,7 +1,7 @@
-"""What no batch order and no curvature can break: two guarantees for the tangent model.
+"""What is known before any step: the retain set's sharpness, and two guarantees.
 
-They are theorems about f_0 + Jδ with the exact loss, so about the network itself where it is linear
-in what is trained, and about its tangent elsewhere.
+The guarantees are theorems about f_0 + Jδ with the exact loss, so about the network itself where it
+is linear in what is trained, and about its tangent elsewhere.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
 from lib.checks import require_mask, require_nonnegative
 from lib.stability.algorithm import AscentDescent
+from lib.stability.losses import loss_of
 from lib.unlearning.paths import check_targets, slopes
 from lib.unlearning.tangent import TangentModel
 
@@ -120,6 +123,45 @@ def fastest_rise(
     a = algorithm.mixing
     rate = learning_rate * tangent.speed * SLOPE[loss] ** 2
     return rate * ((1 - a) * retain + a * ascend)
+
+
+def retain_sharpness(
+    tangent: TangentModel,
+    targets: Tensor,
+    forget: Tensor | Sequence[int],
+    *,
+    loss: str = "cross_entropy",
+) -> float:
+    """λ_max(H_r) at the weights: sharpness of the retain set's mean loss, GGN.
+
+    Full-batch descent on the retain loss alone is stable for η(1−α) < 2/λ_max(H_r); for networks
+    trained with cross-entropy that edge holds to a factor of about two (book, tangent_model).
+
+    Args:
+        tangent, targets, forget, loss: as in `follow`.
+
+    Raises:
+        ValueError: naming the argument.
+        ArpackNoConvergence: if the Lanczos run does not converge.
+    """
+    mask = require_mask(forget, tangent.trained).to(tangent.outputs.device)
+    checked = check_targets(targets, tangent.outputs, loss)
+    n, c = len(mask), tangent.outputs.shape[1]
+    outputs, kernel = tangent.outputs[:n], tangent.kernel[: n * c]
+    root = loss_of(loss).curvature_root(outputs, checked[:n])
+    if root is None:
+        root = torch.eye(c).to(outputs).expand(n, c, c)
+    root = root * (~mask)[:, None, None] / (~mask).sum() ** 0.5
+
+    def times(vector: np.ndarray) -> np.ndarray:
+        v = torch.from_numpy(vector).to(kernel).view(n, c, 1)
+        pushed = kernel @ (root @ v).flatten()
+        return (root.transpose(1, 2) @ pushed.view(n, c, 1)).flatten().double().cpu().numpy()
+
+    operator = scipy.sparse.linalg.LinearOperator((n * c, n * c), matvec=times, dtype=np.float64)
+    start = np.ones(n * c)
+    top = scipy.sparse.linalg.eigsh(operator, 1, v0=start, tol=1e-6, return_eigenvectors=False)
+    return float(top[0])
 
 
 def _top(tangent: TangentModel, members: Tensor) -> float:
