@@ -28,8 +28,8 @@ CHECKED = 12  # settings a problem whose validity is asked
 def grid(name: str) -> tuple[tuple[float, ...], np.ndarray]:
     """Mixings, and learning rates in units of the retain edge 2/λ_max(H_r); 120 or 49 settings."""
     if name in LARGE:
-        return (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5), np.geomspace(0.01, 2, 7)
-    return (0.05, 0.1, 0.2, 0.3, 0.5), np.geomspace(0.01, 2, 24)
+        return (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7), np.geomspace(0.01, 2, 7)
+    return (0.1, 0.2, 0.3, 0.5, 0.7), np.geomspace(0.01, 2, 24)
 
 
 @dataclass(frozen=True)
