@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import asdict, dataclass
 from itertools import product
 
 import numpy as np
 import pandas as pd
+import torch
+from torch.nn.utils import vector_to_parameters
 
 from lib.experiments.networks import ForgetSet, Problem, problem
 from lib.stability.algorithm import AscentDescent
+from lib.stability.curvature import Curvature
+from lib.stability.losses import loss_of
+from lib.stability.second_moment import mean_operator
 from lib.unlearning.calibration import Probe, calibrate
 from lib.unlearning.certificates import retain_sharpness
 from lib.unlearning.network_run import run_network
-from lib.unlearning.paths import LossPath
+from lib.unlearning.paths import LossPath, draw_batches
 from lib.unlearning.tangent import TangentModel, TangentPath, follow
 from lib.unlearning.validity import validate
 
@@ -212,3 +218,81 @@ def _add_validity(
             found.growth,
             found.bend,
         )
+
+
+FROZEN = {"mixing": 0.3, "share": 0.2, "steps": 60, "every": 5}  # of the run that shows why
+
+
+def curvature_path(name: str, forget_set: ForgetSet, seed: int) -> pd.DataFrame:
+    """Why frozen curvature fails: one real run, its tangent, and the loss's quadratic at w_0.
+
+    Every fifth step: forget_loss of the network, of its tangent model, and of the tangent model with
+    the loss's second-order expansion at w_0 in place of the loss (frozen); lowest, λ_min(A(w)) of
+    the network's GGN where it is.
+    """
+    case = problem(name, forget_set, seed)
+    tangent = tangent_of(case)
+    rate = FROZEN["share"] * 2 / retain_sharpness(tangent, case.targets, case.forget)
+    update = AscentDescent(FROZEN["mixing"], *BATCHES, sampling="without_replacement")
+    options = {"steps": int(FROZEN["steps"]), "seed": seed}
+    predicted = follow(tangent, case.targets, case.forget, update, rate, **options)
+    frozen = _frozen_losses(tangent, case, update, rate, seed)
+    rows = []
+    for step in range(0, int(FROZEN["steps"]) + 1, int(FROZEN["every"])):
+        real = run_network(
+            case.model,
+            case.inputs,
+            case.targets,
+            case.forget,
+            update,
+            rate,
+            trained=case.family.trained,
+            parameters=case.family.chosen,
+            steps=step,
+            seed=seed,
+        )
+        rows.append(
+            {
+                "step": step,
+                "network": float(real.forget_loss[-1, 0]),
+                "tangent": float(predicted.forget_loss[step, 0]),
+                "frozen": frozen[step],
+                "lowest": _lowest(case, update, real.weights),
+            }
+        )
+    return pd.DataFrame(rows).assign(target=case.target, learning_rate=rate)
+
+
+def _frozen_losses(
+    tangent: TangentModel, case: Problem, update: AscentDescent, rate: float, seed: int
+) -> list[float]:
+    """Forget loss ℓ_0 + g·z + ½zᵀΛz along the run whose slopes are g + Λz, z = Jδ."""
+    n, c = len(case.forget), tangent.outputs.shape[1]
+    targets = case.targets[:n]
+    outputs, kernel = tangent.outputs[:n].double(), tangent.kernel[: n * c].double()
+    loss = loss_of("cross_entropy")
+    start, slope = loss.value(outputs, targets), loss.slope(outputs, targets)
+    curvature = loss.curvature(outputs, targets)
+    moved = torch.zeros(n, c, dtype=torch.float64)
+    values = []
+    for batch in [*draw_batches(update, case.forget, steps=int(FROZEN["steps"]), seed=seed), None]:
+        bent = (curvature @ moved[:, :, None])[:, :, 0]
+        quadratic = start + ((slope + bent / 2) * moved).sum(dim=1)
+        values.append(float(quadratic[case.forget].mean()))
+        if batch is not None:
+            push = torch.zeros(n, c, dtype=torch.float64)
+            weights = batch.weights(torch.tensor([update.mixing], dtype=torch.float64))
+            push[batch.samples] = weights * (slope + bent)[batch.samples]
+            moved -= rate * (kernel @ push.flatten()).view(n, c)
+    return values
+
+
+def _lowest(case: Problem, update: AscentDescent, weights: torch.Tensor) -> float:
+    """λ_min(A) of the GGN at these weights."""
+    model = copy.deepcopy(case.model)
+    vector_to_parameters(weights, model.parameters())
+    n = len(case.forget)
+    curvature = Curvature.from_model(
+        model, case.inputs[:n], case.targets[:n], case.forget, "cross_entropy"
+    )
+    return float(torch.linalg.eigvalsh(mean_operator(curvature, update))[0])
