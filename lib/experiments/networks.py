@@ -22,7 +22,8 @@ class Family:
 
     make: an untrained network; data: "digits", "fashion" or "names"; trained, watched: numbers of
     samples; epochs of training; parameters: part of the names of what is trained and unlearned,
-    None for everything; sketch: width of the kernel's sketch, None where it is exact.
+    None for everything; sketch: width of the kernel's sketch, None where it is exact; encoded:
+    whether the network is a frozen encoder and a head, of which the head is the problem's model.
     """
 
     make: Callable[[], nn.Module]
@@ -32,12 +33,13 @@ class Family:
     epochs: int = 120
     parameters: str | None = None
     sketch: int | None = None
+    encoded: bool = False
 
     @property
     def chosen(self) -> Callable[[str], bool] | None:
         """Predicate on the names of what is trained; None for everything."""
         part = self.parameters
-        return None if part is None else lambda name: part in name
+        return None if part is None or self.encoded else lambda name: part in name
 
 
 class ResidualBlock(nn.Module):
@@ -163,7 +165,7 @@ FAMILIES = {
     "mlp": Family(_mlp, "digits"),
     "conv": Family(_conv, "digits"),
     "lora": Family(_lora, "digits", parameters="lora"),
-    "head": Family(_head, "fashion", parameters="1"),
+    "head": Family(_head, "fashion", parameters="1.", encoded=True),
     "resnet_groupnorm": Family(
         lambda: _resnet(lambda c: nn.GroupNorm(4, c)), "fashion", 500, 200, 60, sketch=4096
     ),
@@ -219,18 +221,26 @@ def problem(name: str, forget_set: ForgetSet, seed: int) -> Problem:
         chosen = members[order[: round(CLASS_SHARE * len(members))]]
     forget = torch.zeros(n, dtype=torch.bool).index_fill_(0, chosen, True)
     model = _trained(family, inputs[:n], targets[:n], seed, 0)
+    encoder = model[0] if family.encoded else nn.Identity()
     kept, gone = (~forget).nonzero()[:, 0], forget.nonzero()[:, 0]
     losses = []
     for again in range(1, RETRAINED + 1):
         other = _trained(family, inputs[kept], targets[kept], seed, again)
         with torch.no_grad():
             losses.append(F.cross_entropy(other(inputs[gone]), targets[gone]))
-    return Problem(model, inputs, targets, forget, torch.stack(losses).double(), family)
+    with torch.no_grad():  # a frozen encoder sees each sample once
+        seen = encoder(inputs)
+    model = model[1] if family.encoded else model
+    return Problem(model, seen, targets, forget, torch.stack(losses).double(), family)
 
 
 def _trained(family: Family, inputs: Tensor, targets: Tensor, seed: int, part: int) -> nn.Module:
-    """A network of the family from its own start, trained by Adam, rate .003, batches of 50."""
-    start = int(torch.randint(2**31, (1,), generator=stream("network start", seed, part)))
+    """A network of the family, trained by Adam, rate .003, batches of 50.
+
+    Each part has its own start and batches; what an adapter or a head is put on is the same in all.
+    """
+    own = 0 if family.parameters else part
+    start = int(torch.randint(2**31, (1,), generator=stream("network start", seed, own)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(start)  # module constructors know no generator
         model = family.make()
@@ -238,7 +248,7 @@ def _trained(family: Family, inputs: Tensor, targets: Tensor, seed: int, part: i
     if family.parameters:  # first the network that adapters or a new head are put on
         base = [name for name in names if "lora" not in name]
         elsewhere = (rest[-ELSEWHERE:] for rest in _data(family.data, seed))
-        _adam(model, base, *elsewhere, BASE_EPOCHS, stream("base batches", seed, part))
+        _adam(model, base, *elsewhere, BASE_EPOCHS, stream("base batches", seed))
         names = [name for name in names if family.parameters in name]
     _adam(model, names, inputs, targets, family.epochs, stream("training batches", seed, part))
     return model.eval()
