@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.func import grad, hessian, vmap
 
-from lib.stability.losses import LOSSES, loss_of, scalar_loss
+from lib.stability.losses import LOSSES, loss_of, require_targets, scalar_loss
 
 OUTPUTS = torch.linspace(-3, 3, 12, dtype=torch.float64).view(4, 3)
 CLASSES = torch.tensor([0, 2, 1, 1])
@@ -45,7 +45,7 @@ def test_derivatives_of_the_cross_entropy_are_autograds():
 )
 def test_targets_that_a_loss_has_no_curvature_for_are_refused(loss, outputs, targets, message):
     with pytest.raises(ValueError, match=f"targets must be {message}"):
-        LOSSES[loss].curvature_root(outputs, targets)
+        require_targets(loss, targets, len(outputs), 1, outputs.shape[1])
 
 
 def test_unknown_losses_are_refused_by_name():
