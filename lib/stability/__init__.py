@@ -1,6 +1,7 @@
 """Exact theory of linearised ascent–descent on per-sample curvature.
 
-The objects: `curvature`, `jacobian`, `losses`, `families`; the update: `algorithm`, `sampling`.
+The objects: `curvature`, `families`, `losses`; a torch module's: `modules` (what is trained, what
+is refused), `rows`, `gram` (streamed), `jacobian`; the update: `algorithm`, `sampling`.
 What follows from them: `data_coherence`, `pairs`, `second_moment`, `dynamics` (growth, critical
 rates), `momentum`, `epochs` (a data loader's), `thresholds` (bounds), `window`, `exponents`
 (commuting curvature), `simulation` (sampled runs).
@@ -42,7 +43,7 @@ from lib.stability.families import (
     gaussian_curvature,
     grouped_family,
 )
-from lib.stability.jacobian import loss_jacobian
+from lib.stability.jacobian import OutputGram, jacobian_vector, loss_jacobian, output_gram
 from lib.stability.pairs import clipped_pairs, pair_coherence
 from lib.stability.sampling import SAMPLINGS, Sampling
 from lib.stability.second_moment import mean_operator
@@ -63,6 +64,7 @@ __all__ = [
     "Coherence",
     "Curvature",
     "Exponents",
+    "OutputGram",
     "Sampling",
     "Window",
     "angled_family",
@@ -85,6 +87,7 @@ __all__ = [
     "growth_exponents",
     "growth_factor",
     "growth_mode",
+    "jacobian_vector",
     "learning_rate_bounds",
     "loss_jacobian",
     "lyapunov_exponent",
@@ -92,6 +95,7 @@ __all__ = [
     "mean_square_path",
     "moment_exponent",
     "noise_gain",
+    "output_gram",
     "pair_coherence",
     "retain_edge",
     "simulate",

@@ -22,7 +22,9 @@ from lib.checks import (
     require_mask,
     require_members,
 )
-from lib.stability.jacobian import loss_gram
+from lib.stability.gram import RowStream
+from lib.stability.jacobian import weighted_rows
+from lib.stability.modules import Chosen, Forward, count, samples
 
 LARGEST_SCALE = 1e120  # of curvature: its square and that of its inverse are inside float64's range
 
@@ -153,43 +155,70 @@ class Curvature:
     def from_model(
         cls,
         model: torch.nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        forget: Tensor,
+        inputs: Any,
+        targets: Tensor | None,
+        forget: Any,
         loss: str = "squared",
         chunk_size: int | None = None,
+        *,
+        forward: Forward | None = None,
+        parameters: Chosen = None,
     ) -> Curvature:
         """Generalised Gauss–Newton (GGN) curvature H_i = J_iᵀ Λ_i J_i of any module.
 
-        J_i = ∂f(x_i)/∂w over the parameters that require a gradient, Λ_i = ∂²ℓ_i/∂f². The GGN is
-        the Hessian where the module is piecewise linear in w or, for the squared loss, where sample
-        i is interpolated; elsewhere it leaves out the residual times the output's own Hessian. H_i
-        belongs to sample i's own loss: no mean over samples is taken here.
+        J_i = ∂f(x_i)/∂w over the chosen parameters, Λ_i = ∂²ℓ_i/∂f². The GGN is the Hessian where
+        the module is piecewise linear in w or, for the squared loss, where sample i is
+        interpolated; elsewhere it leaves out the residual times the output's own Hessian. H_i
+        belongs to sample i's own loss: no mean over samples is taken here. A sequence of tokens is
+        one sample, its loss the sum over its tokens that are not masked.
 
         Args:
-            model: module in eval mode, f: (n, …) → (n,), (n, 1) or (n, C).
-            inputs: (n, …).
+            model: module in eval mode, f: (n, …) → (n,), (n, 1), (n, C) or (n, tokens, V).
+                Differentiated in its own precision, or in float32 where that is narrower.
+            inputs: (n, …); or a dict or tuple of such tensors, a Dataset, an unshuffled DataLoader.
             targets: (n,) or (n, C) values for "squared", labels in ±1 for "logistic", class numbers
-                (n,) for "cross_entropy".
-            forget: (n,) bool.
+                (n,) or (n, tokens) for "cross_entropy", −100 for masked tokens; None where the
+                inputs bring them.
+            forget: (n,) bool, or the indices of the samples to forget.
             loss: "squared" for ½‖f − y‖², "logistic" for log(1 + e^{−yf}), "cross_entropy".
-            chunk_size: samples whose Jacobians are held at a time, two chunks of (chunk, C, p); all
-                by default. Smaller chunks trade memory for n/chunk passes.
+            chunk_size: samples whose Jacobians are held at a time; by default what fits into 1 GiB.
+                Smaller chunks trade memory for passes, about n/(2·chunk) of them.
+            forward: (model, inputs) → outputs, where calling the model does not give one tensor.
+            parameters: what is trained: names or prefixes of names, Parameters, or a function of
+                the name; by default all that require a gradient.
 
         Raises:
-            ValueError: naming the argument, also for a module left in training mode with dropout or
-                batch normalisation, whose per-sample curvature does not exist.
+            ValueError: naming the argument; also for a module whose per-sample curvature does not
+                exist (randomness, batch statistics in training mode) or that is TorchScript.
         """
-        n = require_forget(forget)
-        if len(inputs) != n or len(targets) != n:
+        x, y = samples(inputs, targets)
+        n = count(x)
+        mask = isinstance(forget, Tensor) and forget.dtype == torch.bool and forget.ndim == 1
+        wanted = len(forget) if mask else n
+        labels = len(y) if isinstance(y, Tensor) and y.ndim else n
+        if n != wanted or labels != wanted:
             raise ValueError(
-                f"inputs and targets must hold {n} samples each as forget does, "
-                f"got {len(inputs)} and {len(targets)}"
+                f"inputs and targets must hold {wanted} samples each as forget does, "
+                f"got {n} and {labels}"
             )
-        chunk = n if chunk_size is None else chunk_size
-        require_count("chunk_size", chunk, 1)
-        gram, rank = loss_gram(model, inputs, targets, loss, chunk)
-        return cls.from_gram((gram + gram.T) / 2, forget.to(gram.device), rank)
+        forget = require_mask(forget, n)
+        source, x, seeds = weighted_rows(model, x, y, loss, forward, parameters)
+        rows = RowStream(source, x, seeds, chunk_size)
+        if sum(v.numel() for v in source.net.trained.values()) < n * source.rank:
+            return cls._from_rows(rows.together().double().view(n, source.rank, -1), forget)
+        _, gram = rows.outputs_and_gram(n, torch.float64)
+        return cls.from_gram(gram, forget.to(gram.device), source.rank)
+
+    @classmethod
+    def _from_rows(cls, rows: Tensor, forget: Tensor) -> Curvature:
+        """From H_i = rows[i].T @ rows[i], (n, r, p) with p < n·r: p × p, not (n·r) × (n·r)."""
+        n, r = rows.shape[:2]
+        flat = rows.flatten(0, 1)
+        tolerance = 4 * n * r * torch.finfo(rows.dtype).eps
+        values, vectors = _positive_eigh("curvature of the model", flat.T @ flat, tolerance)
+        basis = vectors[:, values > tolerance * values[-1]]
+        factors = (flat @ basis).view(n, r, -1).transpose(1, 2).contiguous()
+        return cls._spanning(factors, forget)
 
     @property
     def stacked(self) -> Tensor:

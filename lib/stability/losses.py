@@ -9,13 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.checks import describe
+
+# The class number of a token that has no loss, as in torch.nn.functional.cross_entropy.
+IGNORED = -100
+
 
 class Loss(NamedTuple):
     """ℓ(f, y), ∂ℓ/∂f, ∂²ℓ/∂f² and L with LLᵀ = ∂²ℓ/∂f².
 
     The first three are elementwise for a loss of one output; for "cross_entropy", with f (n, C) and
-    class numbers y (n,), they are (n,), (n, C) and (n, C, C). L takes f (n, C) and checks y: it is
-    (n, C, C), or None where it is the identity.
+    class numbers y (n,), they are (n,), (n, C) and (n, C, C). L takes f (n, C) and y: it is
+    (n, C, C), zero where y is `IGNORED`, or None where it is the identity.
     """
 
     value: Callable[[Tensor, Tensor], Tensor]
@@ -29,8 +34,6 @@ def _logistic_curvature(f: Tensor, y: Tensor) -> Tensor:
 
 
 def _logistic_root(f: Tensor, y: Tensor) -> Tensor:
-    if f.shape[1] != 1 or not bool((y.abs() == 1).all()):
-        raise ValueError("targets must be ±1 and the model's output scalar for loss 'logistic'")
     return _logistic_curvature(f, y).sqrt()[:, :, None]
 
 
@@ -40,12 +43,10 @@ def _cross_entropy_curvature(f: Tensor, y: Tensor) -> Tensor:
 
 
 def _cross_entropy_root(f: Tensor, y: Tensor) -> Tensor:
-    c = f.shape[1]
-    if y.is_floating_point() or bool(((y < 0) | (y >= c)).any()):
-        raise ValueError(f"targets must be class numbers in [0, {c}) for loss 'cross_entropy'")
     # (diag √p − p√pᵀ)(diag √p − p√pᵀ)ᵀ = diag p − ppᵀ because Σp = 1.
     p = f.softmax(dim=1)
-    return torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]
+    root = torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]
+    return root * (y != IGNORED)[:, None, None]
 
 
 LOSSES = {
@@ -73,9 +74,43 @@ _SCALAR = {name: LOSSES[name] for name in ("logistic", "squared")}
 
 def loss_of(name: str, among: dict[str, Loss] = LOSSES) -> Loss:
     """The loss of that name; ValueError for any other name."""
-    if name not in among:
+    if not isinstance(name, str) or name not in among:
         raise ValueError(f"loss must be one of {sorted(among)}, got {name!r}")
     return among[name]
+
+
+def require_targets(name: str, targets: Tensor, n: int, tokens: int, classes: int) -> Tensor:
+    """Targets that fit n samples of outputs (tokens, classes), one a row: (n·tokens, …).
+
+    Raises:
+        ValueError: for an unknown loss, or targets whose shape, type or values do not fit it.
+    """
+    loss_of(name)
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"targets must be a tensor, got {type(targets).__name__}")
+    rows, wanted = (n,) if tokens == 1 else (n, tokens), ""
+    if name == "cross_entropy":
+        whole = not (targets.is_floating_point() or targets.is_complex())
+        known = (targets >= 0) & (targets < classes) if whole else targets != targets
+        known |= (targets == IGNORED) if tokens > 1 else False
+        if targets.shape != rows or targets.dtype == torch.bool or not bool(known.all()):
+            masked = f", or {IGNORED} where a token has no loss" if tokens > 1 else ""
+            wanted = f"class numbers in [0, {classes}) of shape {rows}{masked}"
+    elif tokens > 1:
+        raise ValueError(f"loss must be 'cross_entropy' for outputs (n, tokens, V), got {name!r}")
+    elif name == "logistic":
+        scalar = classes == 1 and targets.shape in ((n,), (n, 1))
+        if not scalar or not bool(((targets == 1) | (targets == -1)).all()):
+            wanted = "±1 and the model's output scalar"
+    else:
+        shapes = ((n,), (n, 1)) if classes == 1 else ((n, classes),)
+        if targets.shape not in shapes or not targets.is_floating_point():
+            wanted = f"real floating-point values of shape {shapes[-1]}"
+        elif not bool(targets.isfinite().all()):
+            raise ValueError("targets must be finite, got NaN or infinite entries")
+    if wanted:
+        raise ValueError(f"targets must be {wanted} for loss {name!r}, got {describe(targets)}")
+    return targets.reshape(n * tokens) if name != "squared" else targets.reshape(n, classes)
 
 
 def scalar_loss(name: str) -> Loss:

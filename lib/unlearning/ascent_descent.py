@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn.utils import parameters_to_vector
 
 from lib.checks import describe, require_count, require_finite, require_forget, require_nonnegative
@@ -16,6 +16,7 @@ from lib.stability.curvature import Curvature
 from lib.stability.dynamics import growth_mode
 from lib.stability.jacobian import loss_jacobian
 from lib.stability.losses import LOSSES
+from lib.stability.modules import PROBE, PerSample, per_sample
 
 
 @dataclass(frozen=True)
@@ -85,24 +86,29 @@ def unlearn(
         seed: of the batches.
 
     Raises:
-        ValueError: naming the argument, for shapes that do not fit or a start that is not finite.
+        ValueError: naming the argument, for shapes that do not fit, a start that is not finite, a
+            model with more than one output a sample, in training mode where that matters, or that
+            `torch.func.vmap` does not take.
 
     Source: book, chapter linearized_dynamics, the update before linearisation.
     """
     require_nonnegative("learning_rate", learning_rate)
     require_count("steps", steps, 0)
-    named = {k: v.detach() for k, v in model.named_parameters() if v.requires_grad}
-    optimum = parameters_to_vector(list(named.values()))
-    sizes, shapes = [v.numel() for v in named.values()], [v.shape for v in named.values()]
+    net = per_sample(model, inputs)
+    optimum = parameters_to_vector(list(net.trained.values()))
+    sizes = [v.numel() for v in net.trained.values()]
+    shapes = [v.shape for v in net.trained.values()]
     n = require_forget(forget, len(inputs))
     if targets.shape not in ((n,), (n, 1)):
         raise ValueError(f"targets must have shape ({n},) or ({n}, 1), got {describe(targets)}")
     require_finite("start", start, "runs", len(optimum))
+    inputs = net.moved(inputs)
+    _require_scalar(net, inputs)
     targets = targets.reshape(-1)  # (n, 1) would broadcast against the outputs to (n, n)
 
     def losses(weights: Tensor) -> Tensor:
         parts = [w.view(s) for w, s in zip(weights.split(sizes), shapes, strict=True)]
-        outputs = functional_call(model, dict(zip(named, parts, strict=True)), (inputs,))
+        outputs = net.at(dict(zip(net.trained, parts, strict=True)), inputs)
         return LOSSES["squared"].value(outputs.reshape(-1), targets)
 
     slope = vmap(grad(lambda weights, c: (c * losses(weights)).sum()))
@@ -110,8 +116,8 @@ def unlearn(
     delta, move, record = start.clone(), torch.zeros_like(start), []
     for k in range(steps + 1):
         with torch.no_grad():
-            per_sample = vmap(losses)(optimum + delta)
-        record.append((delta, per_sample[:, forget].mean(1), per_sample[:, ~forget].mean(1)))
+            each = vmap(losses)(optimum + delta)
+        record.append((delta, each[:, forget].mean(1), each[:, ~forget].mean(1)))
         if k < steps:
             step = slope(optimum + delta, batches().T.to(start)) + algorithm.damping * delta
             move = algorithm.momentum * move - learning_rate * step
@@ -122,6 +128,16 @@ def unlearn(
         forget_loss=torch.stack([f for _, f, _ in record]),
         retain_loss=torch.stack([r for _, _, r in record]),
     )
+
+
+def _require_scalar(net: PerSample, inputs: Tensor) -> None:
+    """ValueError unless runs can be vectorised and a sample has one output."""
+    if net.looped:
+        raise ValueError("model must work under torch.func.vmap, got one that does not")
+    with torch.no_grad():
+        shape = net.at(net.trained, inputs[:PROBE]).shape[1:]
+    if shape.numel() != 1:
+        raise ValueError(f"model must give one output a sample, got {tuple(shape)}")
 
 
 def measure_growth(

@@ -8,6 +8,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from lib.checks import require_count
 from lib.stability.jacobian import loss_jacobian
+from lib.stability.losses import require_targets
+from lib.stability.modules import per_sample
+from lib.stability.rows import RowSource
 
 
 def interpolate(
@@ -34,11 +37,14 @@ def interpolate(
         The mean loss reached.
 
     Raises:
+        ValueError: naming the argument, as `Curvature.from_model`.
         RuntimeError: with the loss reached, if `max_steps` tries do not reach the tolerance.
 
     Source: Marquardt (1963); the damping schedule is the textbook's.
     """
     require_count("max_steps", max_steps, 1)
+    tokens, classes = RowSource.of(per_sample(model, inputs), inputs).shape
+    require_targets("squared", targets, len(inputs), tokens, classes)
     trainable = [p for p in model.parameters() if p.requires_grad]
     weights = parameters_to_vector(trainable).detach()
     residual = _residual(model, inputs, targets)

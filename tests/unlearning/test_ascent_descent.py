@@ -5,9 +5,9 @@ from lib.stability.algorithm import AscentDescent
 from lib.unlearning.ascent_descent import unlearn
 
 
-def small_run(**change):
+def small_run(model=None, **change):
     generator = torch.Generator().manual_seed(0)
-    model = torch.nn.Linear(3, 1).eval()
+    model = model or torch.nn.Linear(3, 1).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
@@ -49,3 +49,30 @@ def test_targets_in_a_column_are_the_same_targets():
 def test_unlearn_refuses_bad_input_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         small_run(**change)
+
+
+def test_the_buffers_of_a_model_stay_and_shape_its_outputs():
+    norm = torch.nn.BatchNorm1d(3, affine=False)
+    norm.running_mean = torch.ones(3)
+    model = torch.nn.Sequential(norm, torch.nn.Linear(3, 1)).eval()
+    before = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
+    run = small_run(model)
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in before.items())
+    assert not torch.equal(run.forget_loss, small_run().forget_loss)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (torch.nn.Dropout(), r"model must be in eval mode, got 0 \(Dropout\)"),
+        (torch.nn.BatchNorm1d(3, affine=False), r"model must be in eval mode, got 0 \(BatchNorm1d"),
+    ],
+)
+def test_unlearn_refuses_a_model_left_in_training_mode(layer, message):
+    with pytest.raises(ValueError, match=message):
+        small_run(torch.nn.Sequential(layer, torch.nn.Linear(3, 1)))
+
+
+def test_unlearn_refuses_more_outputs_than_one():
+    with pytest.raises(ValueError, match="model must give one output a sample"):
+        small_run(torch.nn.Linear(3, 2), start=torch.zeros(2, 8))
