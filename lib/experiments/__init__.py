@@ -36,6 +36,7 @@ from lib.experiments.released import (
     released_family,
     released_hessian_prediction,
     released_hessian_test,
+    released_map,
 )
 from lib.experiments.resistance_runs import (
     PerSample,
@@ -86,6 +87,7 @@ __all__ = [
     "released_family",
     "released_hessian_prediction",
     "released_hessian_test",
+    "released_map",
     "resistance",
     "sister_setting",
     "smallest_stable_group",

@@ -8,8 +8,8 @@ other along an axis of its own that one sample of either set shares; H = (2n/σ)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
-import joblib
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,13 +22,19 @@ from lib.checks import (
     require_room,
     require_seed,
 )
+from lib.experiments.escape import Escape, HessianTest
+from lib.experiments.hessian_tests import EscapeMap, threshold_order
 from lib.randomness import seed_sequence
 from lib.stability.algorithm import AscentDescent
-from lib.stability.exponents import growth_exponents
+from lib.stability.exponents import axis_laws, exponents_of, moment_exponent
 from lib.stability.families import AxisFamily
+from lib.stability.sampling import draw_group_counts
 
 SAMPLES = 100  # in each set
 LEAVES = 1000.0  # a run has left once its squared norm has grown by this factor
+NEGLIGIBLE = 1e-12  # a run that will leave with at most this probability is counted as staying
+ORDERS = tuple(2.0**k for k in range(5, -7, -1))  # of the moments that bound this probability
+CHECKED = 16  # steps between two evaluations of the bound
 
 
 def released_family(sigma: int) -> AxisFamily:
@@ -54,13 +60,9 @@ def released_hessian_prediction(
     batches, sigmas = require_items("batches", batches), require_items("sigmas", sigmas)
     learning_rate = require_nonnegative("learning_rate", learning_rate)
     cells = [
-        [
-            growth_exponents(
-                released_family(sigma), _algorithm(mixing, batch), learning_rate
-            ).typical
-            for batch in batches
-        ]
-        for sigma in sigmas
+        exponents_of(_laws(family, update, learning_rate)).typical
+        for family in map(released_family, sigmas)
+        for update in (_algorithm(mixing, batch) for batch in batches)
     ]
     return torch.from_numpy(np.array(cells, dtype=np.float64)).reshape(len(sigmas), len(batches))
 
@@ -98,11 +100,45 @@ def released_hessian_test(
     require_room("repetitions and sigmas", repetitions * len(sigmas), SAMPLES)
     families = [released_family(sigma) for sigma in sigmas]
     updates = [_algorithm(mixing, batch) for batch in batches]
-    call = joblib.delayed(_column)
-    columns = joblib.Parallel(n_jobs=-1)(
-        call(families, update, learning_rate, (repetitions, steps, seed)) for update in updates
-    )
-    return torch.stack([torch.from_numpy(column) for column in columns], dim=1)
+    counts = repetitions, steps, seed
+    columns = [_column(families, update, learning_rate, counts) for update in updates]
+    stayed = np.reshape(columns, (len(updates), len(families))).T
+    return torch.from_numpy(stayed.astype(np.int64))
+
+
+def released_map(
+    batches: Sequence[int],
+    sigmas: Sequence[int],
+    *,
+    learning_rate: float = 0.5,
+    mixing: float = 0.1,
+    repetitions: int = 10,
+    steps: int = 1000,
+    seed: int = 0,
+) -> EscapeMap:
+    """`released_hessian_test` as a map beside its three predictions, batches across, σ upwards.
+
+    Arguments and errors as there.
+    """
+    stayed = released_hessian_test(
+        batches,
+        sigmas,
+        learning_rate=learning_rate,
+        mixing=mixing,
+        repetitions=repetitions,
+        steps=steps,
+        seed=seed,
+    ).numpy()
+    values = []
+    for family in map(released_family, sigmas):
+        for update in (_algorithm(mixing, batch) for batch in batches):
+            laws = _laws(family, update, learning_rate)
+            order = threshold_order(HessianTest(family, update, learning_rate), LEAVES)
+            values.append((*astuple(exponents_of(laws)), moment_exponent(laws, order)))
+    layers = np.reshape(values, (*stayed.shape, 4)).transpose(2, 0, 1)
+    criterion = Escape(steps, repetitions, LEAVES)
+    cells = "batch", np.asarray(batches), "sigma", np.asarray(sigmas)
+    return EscapeMap(*cells, criterion, repetitions - stayed, *layers)
 
 
 def _algorithm(mixing: float, batch: int) -> AscentDescent:
@@ -111,40 +147,73 @@ def _algorithm(mixing: float, batch: int) -> AscentDescent:
     return AscentDescent(mixing, batch, batch, sampling="without_replacement")
 
 
+def _laws(
+    family: AxisFamily, update: AscentDescent, learning_rate: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`axis_laws` of the common axis and of one other: all others are alike."""
+    return axis_laws(family.on_axes(np.arange(len(family.retain_group)) < 2), update, learning_rate)
+
+
 def _column(
     families: list[AxisFamily],
     update: AscentDescent,
     learning_rate: float,
     counts: tuple[int, int, int],
 ) -> np.ndarray:
-    """Runs that stay, per family, at one batch size; runs that have left are not followed on."""
+    """Runs that stay, per family, at one batch size; runs that are decided are not followed on."""
     repetitions, steps, seed = counts
-    batch = update.retain_batch
+    batch, mixing = update.retain_batch, update.mixing
     generator = np.random.default_rng(seed_sequence("released Hessian test", seed, batch))
     sigma = np.repeat([family.retain_group[0] for family in families], repetitions)[:, None]
+    orders = [_bounding_order(_laws(family, update, learning_rate)) for family in families]
+    order = np.repeat(orders, repetitions)[:, None]
     # Column i is sample i's own axis for i ≥ σ, and column 0 the common one; the rest stay empty.
-    number = np.arange(SAMPLES)
-    own, step = number >= sigma, learning_rate * 2 * SAMPLES / sigma / batch
-    squares = generator.random((len(sigma), SAMPLES)) ** 2 * (own | (number == 0))
-    limit = LEAVES * squares.sum(axis=1)
-    running = np.arange(len(sigma))
-    for _ in range(steps):
-        retain, forget = (_draw(len(running), batch, generator) for _ in range(2))
-        pull = step[running] * ((1 - update.mixing) * retain - update.mixing * forget)
-        alone = own[running]
-        multiplier = 1 - np.where(alone, pull, 0.0)
-        multiplier[:, 0] = 1 - np.where(alone, 0.0, pull).sum(axis=1)
-        squares[running] *= multiplier**2
-        running = running[squares[running].sum(axis=1) < limit[running]]
-        if not len(running):
+    number, step = np.arange(SAMPLES), learning_rate * 2 * SAMPLES / sigma / batch
+    own = step * (number >= sigma)
+    squares = generator.random((len(sigma), SAMPLES)) ** 2 * ((number >= sigma) | (number == 0))
+    limit = LEAVES * squares.sum(axis=1, keepdims=True)
+    left = np.zeros(len(sigma), dtype=bool)
+    runs, going = np.arange(len(left)), ~left
+    for k in range(steps):
+        if k % CHECKED == 0:
+            going = going & (_return_bound(squares / limit, sigma, order) > NEGLIGIBLE)
+        if not going.all():
+            keep = np.flatnonzero(going)
+            runs, sigma, order, own = runs[keep], sigma[keep], order[keep], own[keep]
+            step, squares, limit = step[keep], squares[keep], limit[keep]
+        if not len(runs):
             break
-    return np.bincount(running // repetitions, minlength=len(families)).astype(np.int64)
+        retain, forget = (_draw(len(runs), update, generator) for _ in range(2))
+        pull = own * ((1 - mixing) * retain - mixing * forget)
+        # A batch pulls b times (1 − 2α) in all: on the common axis with what the others leave.
+        pull[:, :1] = step * batch * (1 - 2 * mixing) - pull.sum(axis=1, keepdims=True)
+        squares *= (1 - pull) ** 2
+        going = squares.sum(axis=1) < limit[:, 0]
+        left[runs[~going]] = True
+    return (~left).reshape(len(families), repetitions).sum(axis=1)
 
 
-def _draw(runs: int, batch: int, generator: np.random.Generator) -> np.ndarray:
-    """Indicators of a batch without replacement for every run, (runs, 100) float64."""
-    keys = generator.random((runs, SAMPLES), dtype=np.float32)
-    chosen = np.argpartition(keys, batch - 1, axis=1)[:, :batch]
-    counts = np.zeros((runs, SAMPLES))
-    np.put_along_axis(counts, chosen, 1.0, axis=1)
-    return counts
+def _bounding_order(laws: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The largest of `ORDERS` with E|X_a|^p ≤ 1 on every axis, 0.0 if there is none."""
+    return next((order for order in ORDERS if moment_exponent(laws, order) <= 0), 0.0)
+
+
+def _return_bound(shares: np.ndarray, sigma: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Bound on the probability that a run ever leaves, (runs,), from w_a²/limit, (runs, axes).
+
+    Where E|X_a|^p ≤ 1 on all q axes, Σ_a |w_a|^p is a nonnegative supermartingale, and it is at
+    least min(1, q^{1−p/2}) ‖w‖^p: by Ville's inequality the bound is
+    max(1, q^{p/2−1}) Σ_a (w_a²/limit)^{p/2}. It is 1 where no p > 0 will do.
+    """
+    axes = SAMPLES - sigma + 1
+    scale = np.where(order > 2, axes, 1.0)  # inside the power, where nothing overflows
+    total = ((scale * shares) ** (order / 2)).sum(axis=1, keepdims=True)
+    return np.where(order > 0, total / scale, 1.0)[:, 0]
+
+
+def _draw(runs: int, update: AscentDescent, generator: np.random.Generator) -> np.ndarray:
+    """Indicators of a batch without replacement for every run, (runs, 100)."""
+    single = np.ones(SAMPLES, dtype=np.int64)
+    return draw_group_counts(
+        single, SAMPLES, update.retain_batch, update.sampling, (runs,), generator
+    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import linalg
 from torch import Tensor
 
 from lib.checks import (
@@ -31,8 +32,7 @@ from lib.random_matrix.free_difference import FreeDifference, spectral_distribut
 from lib.random_matrix.signal import LARGEST_SNR
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
-from lib.stability.data_coherence import coherence, coherence_matrix
-from lib.stability.dynamics import critical_learning_rate, critical_mixing, steps_to_grow
+from lib.stability.dynamics import critical_learning_rate, steps_to_grow
 from lib.stability.families import LARGEST_FAMILY
 from lib.stability.sampling import Sampling
 
@@ -126,11 +126,21 @@ class GaussianEnsemble:
         return Curvature.from_gram(rows @ rows.T, self.forget)
 
     def means(self, seed: int, draw: int = 0) -> tuple[Tensor, Tensor]:
-        """(H_r, H_f), each (dim, dim): means of h_ih_iᵀ over the set; dim up to 4,096."""
+        """(H_r, H_f), each (dim, dim): means of h_ih_iᵀ over the set, exact in law without rows.
+
+        By `_triangle`; a signal lengthens the rows' first column, and so R's first entry alone. Not
+        the means of `rows(seed, draw)`, but of rows with the same law. dim up to 4,096.
+        """
         require_count("dim of ensemble", self.dim, 1, LARGEST_FAMILY)
-        rows = self.rows(seed, draw)
-        retain, forget = rows[: self.n_retain], rows[self.n_retain :]
-        return retain.T @ retain / self.n_retain, forget.T @ forget / self.n_forget
+        rng = np.random.default_rng((require_seed(seed), draw))
+        both = []
+        for count, own in ((self.n_retain, 0.0), (self.n_forget, self.forget_strength)):
+            R, strength = _triangle(count, self.dim, rng), self.shared_strength + own
+            R[0, 0] = (
+                math.sqrt(count * strength) if self.projected else R[0, 0] * (1 + strength) ** 0.5
+            )
+            both.append(R.T @ R / count)
+        return both[0], both[1]
 
     def differences(self, mixing: float, draws: int, seed: int) -> Iterator[Tensor]:
         """(1−α)H_r − αH_f, (dim, dim), of every draw; ValueError for mixing outside [0, 1]."""
@@ -143,6 +153,17 @@ class GaussianEnsemble:
 def require_draws(draws: int) -> range:
     """The draws 0 … draws − 1; ValueError unless their number is in [1, 10,000]."""
     return range(require_count("draws", draws, 1, 10_000))
+
+
+def _triangle(count: int, dim: int, rng: np.random.Generator) -> Tensor:
+    """R, (min(count, dim), dim) upper triangular, of a QR of `count` standard normal rows, in law.
+
+    R_ii² ~ χ²(count − i), i = 0, 1, …, the entries above are standard normal, all independent.
+    Source: Bartlett's decomposition of a Wishart matrix (1933).
+    """
+    R = np.triu(rng.standard_normal((min(count, dim), dim)))
+    np.fill_diagonal(R, np.sqrt(rng.chisquare(count - np.arange(len(R)))))
+    return torch.from_numpy(R)
 
 
 def sample_spectra(ensemble: GaussianEnsemble, mixing: float, *, draws: int, seed: int) -> Tensor:
@@ -183,9 +204,10 @@ def sample_top_pairs(ensemble: GaussianEnsemble, mixing: float, *, draws: int, s
     require_kind("ensemble", ensemble, GaussianEnsemble)
     pairs = []
     for A in ensemble.differences(mixing, draws, seed):
-        values, vectors = torch.linalg.eigh(A)
-        pairs.append(torch.stack([values[-1], vectors[0, -1] ** 2]))
-    return torch.stack(pairs)
+        last = [len(A) - 1, len(A) - 1]
+        values, vectors = linalg.eigh(A.numpy(), subset_by_index=last)
+        pairs.append([values[0], vectors[0, 0] ** 2])
+    return torch.from_numpy(np.array(pairs))
 
 
 def sample_escape_steps(
@@ -199,9 +221,10 @@ def sample_escape_steps(
     mixing = require_share("mixing", mixing, "[0, 1)")
     amplification = require_above("amplification", amplification, 1)
     steps = []
-    for draw, A in enumerate(ensemble.differences(mixing, draws, seed)):
-        lowest = float(torch.linalg.eigvalsh(A)[0])
-        sharpness = (1 - mixing) * float(torch.linalg.eigvalsh(ensemble.means(seed, draw)[0])[-1])
+    for draw in require_draws(draws):
+        retain, forget = ensemble.means(seed, draw)
+        lowest = float(torch.linalg.eigvalsh((1 - mixing) * retain - mixing * forget)[0])
+        sharpness = (1 - mixing) * float(torch.linalg.eigvalsh(retain)[-1])
         steps.append(steps_to_grow(amplification, math.log1p(max(-lowest, 0.0) / sharpness)))
     return torch.from_numpy(np.array(steps))
 
@@ -209,13 +232,23 @@ def sample_escape_steps(
 def sample_critical_mixing(
     ensemble: GaussianEnsemble, damping: float = 0.0, *, draws: int, seed: int
 ) -> Tensor:
-    """(draws,): α* of `lib.stability.critical_mixing`, exact for each draw.
+    """(draws,): α* = min(1, 1/λ_max(H_r + H_f ; H_r + λI)), exact for each draw.
 
+    As `lib.stability.critical_mixing`; 0 where H_r alone is singular, p > n_r without damping.
     Raises ValueError for damping that is not a finite number ≥ 0.
     """
     require_kind("ensemble", ensemble, GaussianEnsemble)
-    curves = (ensemble.curvature(seed, draw) for draw in require_draws(draws))
-    found = [critical_mixing(curvature, damping) for curvature in curves]
+    damping = require_nonnegative("damping", damping)
+    found = []
+    for draw in require_draws(draws):
+        if damping == 0 and ensemble.dim > ensemble.n_retain:
+            found.append(0.0)
+            continue
+        retain, forget = ensemble.means(seed, draw)
+        root = torch.linalg.cholesky(retain + damping * torch.ones_like(retain[0]).diag())
+        half = torch.linalg.solve_triangular(root, retain + forget, upper=False)
+        pencil = torch.linalg.solve_triangular(root, half.T, upper=False)
+        found.append(min(1.0, 1 / float(torch.linalg.eigvalsh(pencil)[-1])))
     return torch.from_numpy(np.array(found))
 
 
@@ -248,25 +281,31 @@ def sample_coherence(
 ) -> Tensor:
     """(draws, 4): mean S_ij between the sets, σ_r, σ_f, χ under signal plus noise.
 
-    Rows yμ + ξ as in `lib.random_matrix.signal`, energy 1, μ along the first axis; the sign is left
-    out.
+    Rows yμ + ξ as in `lib.random_matrix.signal`, energy 1; the sign is left out.
+    As `lib.stability.coherence`, from the Gram matrix alone.
     Raises ValueError for snr not a finite number > 0, dim < 2 or an empty set.
     """
     snr = require_above("snr", snr, 0, LARGEST_SNR)
     dim = require_count("dim", dim, 2)
     for name, n in (("n_retain", n_retain), ("n_forget", n_forget)):
         require_count(name, n, 1, LARGEST_FAMILY // 2)
-    ensemble = GaussianEnsemble(dim, n_retain, n_forget)
-    scale = 1 / math.sqrt(dim - 1 + snr**2 * dim)
+    seed = require_seed(seed)
+    scale = 1 / (dim - 1 + snr**2 * dim)
     found = []
     for draw in require_draws(draws):
-        rows = ensemble.rows(seed, draw) * scale
-        rows[:, 0] = snr * math.sqrt(dim) * scale
-        curvature = Curvature.from_gram(rows @ rows.T, ensemble.forget)
-        axes = coherence(curvature)
-        between = coherence_matrix(curvature)[:n_retain, n_retain:].mean()
-        found.append([float(between), axes.retain, axes.forget, axes.cross])
-    return torch.from_numpy(np.array(found))
+        # The noise's Gram matrix, of n samples in d − 1 dimensions, is d − 1 columns' product.
+        R = _triangle(dim - 1, n_retain + n_forget, np.random.default_rng((seed, draw)))
+        S = (scale * (R.T @ R + snr**2 * dim)).abs()
+        retain, forget, between = (
+            S[:n_retain, :n_retain],
+            S[n_retain:, n_retain:],
+            S[:n_retain, n_retain:],
+        )
+        axes = [torch.linalg.eigvalsh(own)[-1] / own.diagonal().max() for own in (retain, forget)]
+        lengths = (each.square().mean() for each in (retain, forget))
+        cross = between.square().mean() / math.prod(lengths) ** 0.5
+        found.append(torch.stack([between.mean(), *axes, cross]))
+    return torch.stack(found)
 
 
 def sample_averaging_error(

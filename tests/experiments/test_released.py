@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from lib.experiments import HessianTest, released, threshold_order
 from lib.experiments.released import (
     released_family,
     released_hessian_prediction,
     released_hessian_test,
+    released_map,
 )
+from lib.stability import AscentDescent, axis_laws, growth_exponents, moment_exponent
 
 
 def loop(batch, sigma, *, runs, steps, seed, learning_rate=0.5, mixing=0.1, n=100):
@@ -80,6 +83,39 @@ def test_shape_seed_and_extremes():
     gamma = released_hessian_prediction([1, 30], [1, 20, 50])
     assert gamma.shape == (3, 2)
     assert float(gamma[0, 0]) > 0 > float(gamma[2, 1])
+
+
+def test_runs_that_are_not_followed_on_would_have_stayed(monkeypatch):
+    """Dropping runs whose bound is below 1 %, not 1e-12, may only count too many as staying."""
+    cell, runs = ([4], [14]), 150
+    counts = []
+    for limit in (0.0, 0.01):
+        monkeypatch.setattr(released, "NEGLIGIBLE", limit)
+        counts.append(
+            int(released_hessian_test(*cell, mixing=0.45, repetitions=runs, steps=300, seed=4))
+        )
+    error = math.sqrt(0.5 * runs)
+    assert abs(counts[1] - counts[0]) < 4 * error
+    shares, sigma, order = np.full((1, 100), 1e-4), np.array([[1]]), np.array([[6.0]])
+    assert released._return_bound(shares, sigma, order)[0] == pytest.approx(100**3 * 1e-12)
+    assert released._return_bound(shares, sigma, 0 * order)[0] == 1
+
+
+def test_map_holds_the_test_and_its_predictions():
+    sizes, sigmas = [2, 30], [1, 20, 50]
+    result = released_map(sizes, sigmas, mixing=0.3, repetitions=3, steps=50, seed=5)
+    stay = released_hessian_test(sizes, sigmas, mixing=0.3, repetitions=3, steps=50, seed=5)
+    assert np.array_equal(result.escaped, 3 - stay.numpy())
+    for line, sigma in enumerate(sigmas):
+        for column, batch in enumerate(sizes):
+            family = released_family(sigma)
+            update = AscentDescent(0.3, batch, batch, sampling="without_replacement")
+            own = growth_exponents(family, update, 0.5)
+            found = [getattr(result, name)[line, column] for name in vars(own)]
+            assert found == pytest.approx(list(vars(own).values()))
+            order = threshold_order(HessianTest(family, update, 0.5), 1000.0)
+            expected = moment_exponent(axis_laws(family, update, 0.5), order)
+            assert result.at_threshold[line, column] == pytest.approx(expected)
 
 
 def test_bad_arguments_are_named():

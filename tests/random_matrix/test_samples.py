@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from scipy import linalg
+from scipy import linalg, stats
 
+from lib import stability
 from lib.random_matrix.free_difference import critical_mixing
 from lib.random_matrix.samples import (
     GaussianEnsemble,
@@ -17,14 +18,40 @@ from lib.random_matrix.samples import (
     sample_top_pairs,
 )
 from lib.random_matrix.signal import averaging_test_error, detectability
+from lib.stability import Curvature
 
 ENSEMBLE = GaussianEnsemble(12, 30, 9, shared_strength=8.0)
 
 
 def dense(ensemble, draw):
-    rows = ensemble.rows(5, draw).numpy()
+    return (mean.numpy() for mean in ensemble.means(5, draw))
+
+
+def row_means(ensemble, draw):
+    """The two means from all rows, as they are defined."""
+    rows = ensemble.rows(7, draw).numpy()
     retain, forget = rows[: ensemble.n_retain], rows[ensemble.n_retain :]
     return retain.T @ retain / len(retain), forget.T @ forget / len(forget)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("counts", [(30, 9), (5, 40)])
+def test_means_have_the_law_of_the_means_of_rows(counts, projected):
+    ensemble = GaussianEnsemble(12, counts[0], counts[1], 2.0, 3.0, projected)
+    draws = range(400)
+    fast = [[mean.numpy() for mean in ensemble.means(5, draw)] for draw in draws]
+    plain = [row_means(ensemble, draw) for draw in draws]
+    statistics = (
+        lambda r, f: np.linalg.eigvalsh(r)[-1],
+        lambda r, f: np.linalg.eigvalsh(r - f)[0],
+        lambda r, f: np.linalg.eigvalsh(f)[-min(counts[1], 12)],
+        lambda r, f: np.linalg.eigh(0.7 * r - 0.3 * f)[1][0, -1] ** 2,
+        lambda r, f: np.trace(r @ f),
+        lambda r, f: r[0, 1] + f[3, 0],
+    )
+    for value in statistics:
+        samples = [[value(*pair) for pair in pairs] for pairs in (fast, plain)]
+        assert stats.ks_2samp(*samples).pvalue > 1e-3
 
 
 def test_spectra_and_top_pairs_are_those_of_the_dense_difference():
@@ -63,6 +90,19 @@ def test_critical_mixing_is_a_generalised_eigenvalue(damping):
         assert found[draw] == pytest.approx(
             1 / linalg.eigh(retain + forget, pull, eigvals_only=True)[-1]
         )
+
+
+def test_critical_mixing_is_that_of_the_curvature():
+    retain, forget = ENSEMBLE.means(5)
+    # Columns whose sum of squares is the mean: p of them for either set.
+    roots = [torch.linalg.cholesky(mean + 1e-14 * torch.eye(12)) for mean in (retain, forget)]
+    factors = torch.cat([root.T for root in roots])[:, :, None] * 12**0.5
+    curvature = Curvature(factors, torch.arange(24) >= 12)
+    for damping in (0.0, 0.4):
+        found = float(sample_critical_mixing(ENSEMBLE, damping, draws=1, seed=5))
+        assert found == pytest.approx(stability.critical_mixing(curvature, damping))
+    wide = GaussianEnsemble(12, 11, 30)
+    assert float(sample_critical_mixing(wide, draws=1, seed=0)) == 0
 
 
 def test_curvature_keeps_the_gram_matrix_with_few_and_with_many_samples():
@@ -114,6 +154,21 @@ def test_critical_mixing_to_expect_tends_to_the_limit():
 def test_coherence_of_a_pure_signal_is_full():
     found = sample_coherence(1e4, 50, 8, 5, draws=1, seed=0)[0]
     assert found.numpy() == pytest.approx([1, 8, 5, 1], rel=1e-3)
+
+
+def test_coherence_has_the_law_of_rows():
+    snr, dim, counts, draws = 0.4, 30, (12, 7), 300
+    found = sample_coherence(snr, dim, *counts, draws=draws, seed=0)
+    ensemble = GaussianEnsemble(dim, *counts, snr**2 * dim, 0.0, True)
+    plain = []
+    for draw in range(draws):
+        curvature = ensemble.curvature(1, draw)
+        axes = stability.coherence(curvature)
+        scale = dim - 1 + snr**2 * dim  # to energy 1
+        between = stability.coherence_matrix(curvature)[: counts[0], counts[0] :].mean() / scale
+        plain.append([float(between), axes.retain, axes.forget, axes.cross])
+    for fast, slow in zip(found.T.numpy(), np.transpose(plain), strict=True):
+        assert stats.ks_2samp(fast, slow).pvalue > 1e-3
 
 
 def test_averaging_error_concentrates_on_its_limit():
