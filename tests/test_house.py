@@ -86,6 +86,21 @@ def test_the_names_kept_out_are_those_of_the_extras():
     assert wanted - {"pytest_xdist", "check_jsonschema", "import_linter"} <= {*EXTRAS}
 
 
+def test_records_are_frozen():
+    """What was checked when a record was made stays true; the bare `@dataclass` keeps a state."""
+    marks = [
+        ast.unparse(mark)
+        for room in (ROOT / "lib").rglob("*.py")
+        for node in ast.walk(ast.parse(room.read_text()))
+        for mark in getattr(node, "decorator_list", [])
+    ]
+    assert {mark for mark in marks if mark.startswith("dataclass(")} <= {
+        "dataclass(frozen=True)",
+        "dataclass(frozen=True, eq=False)",
+        "dataclass(frozen=True, kw_only=True)",
+    }
+
+
 @pytest.mark.slow
 def test_a_bare_install_opens_every_door_from_any_folder(tmp_path):
     """`pip install .` into an empty environment, beside the dependencies of this one."""

@@ -1,9 +1,9 @@
 """The book's pages as files: their pairs, what they depend on, and the address they install from.
 
 As a Sphinx extension (`_config.yml`) it makes the build see `lib/`: a page is read again, and
-executed again, when a module it imports has changed. As a command, `python -m lib.book.pages`,
-it writes each page's paired notebook with outputs; with `stamp OWNER/NAME` it gives this checkout
-the address under which it is published.
+executed again, when a module it imports has changed, and for as long as it fails. As a command,
+`python -m lib.book.pages`, it writes each page's paired notebook with outputs; with
+`stamp OWNER/NAME` it gives this checkout the address under which it is published.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from typing import Any
 import jupytext
 import nbclient
 import nbformat
+from jupyter_cache import get_cache
 from myst_nb.core.execute import create_client
 from myst_nb.core.read import create_nb_reader
-from sphinx.application import Sphinx
+from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
+from sphinx.errors import ExtensionError
 
 from lib.store import code as code_version
 
@@ -165,7 +167,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.connect("config-inited", _set_address)
     app.connect("source-read", _note_dependencies)
+    app.connect("builder-inited", _require_cache)
+    app.connect("env-get-outdated", _failed_pages)
     app.connect("env-before-read-docs", _execute_ahead)
+    app.connect("build-finished", _forget_warnings)
     app.connect("autodoc-process-docstring", _escape_docstring, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -182,6 +187,29 @@ def _escape_docstring(app: Sphinx, what: str, name: str, of: Any, _: Any, lines:
     parts = "\n".join(lines).split("`")
     parts[::2] = [re.sub(r"[|*]|_(?!\w)", r"\\\g<0>", text) for text in parts[::2]]
     lines[:] = "``".join(parts).split("\n")
+
+
+def _require_cache(app: Sphinx) -> None:
+    """Say what to do about a cache of executed pages that a kill or a full disk damaged."""
+    try:
+        for record in get_cache(app.env.mystnb_config.execution_cache_path).list_cache_records():
+            _ = record.data
+    except Exception as error:
+        raise ExtensionError(
+            f"the cache of executed pages is damaged ({error}): run `make clean`"
+        ) from None
+
+
+def _failed_pages(app: Sphinx, env: Any, *_: Any) -> list[str]:
+    """Pages whose last execution failed: a build is green only when they have run."""
+    known = getattr(env, "nb_metadata", {}).items()
+    return [name for name, of in known if not of.get("exec_data", {"succeeded": True})["succeeded"]]
+
+
+def _forget_warnings(app: Sphinx, exception: Exception | None) -> None:
+    """After a build with warnings, read all pages again, so that the next one has them as well."""
+    if exception or app._warncount:
+        Path(app.doctreedir, ENV_PICKLE_FILENAME).unlink(missing_ok=True)
 
 
 def _execute_ahead(app: Sphinx, env: Any, docnames: list[str]) -> None:

@@ -129,10 +129,11 @@ class GaussianEnsemble:
         """(H_r, H_f), each (dim, dim): means of h_ih_iᵀ over the set, exact in law without rows.
 
         By `_triangle`; a signal lengthens the rows' first column, and so R's first entry alone. Not
-        the means of `rows(seed, draw)`, but of rows with the same law. dim up to 4,096.
+        the means of `rows(seed, draw)`, but of rows with the same law.
         """
+        require_seed(seed)
         require_count("dim of ensemble", self.dim, 1, LARGEST_FAMILY)
-        rng = np.random.default_rng((require_seed(seed), draw))
+        rng = np.random.default_rng((seed, draw))
         both = []
         for count, own in ((self.n_retain, 0.0), (self.n_forget, self.forget_strength)):
             R, strength = _triangle(count, self.dim, rng), self.shared_strength + own
@@ -238,18 +239,19 @@ def sample_critical_mixing(
     Raises ValueError for damping that is not a finite number ≥ 0.
     """
     require_kind("ensemble", ensemble, GaussianEnsemble)
-    damping = require_nonnegative("damping", damping)
+    damping, numbers = require_nonnegative("damping", damping), require_draws(draws)
+    if damping == 0 and ensemble.dim > ensemble.n_retain:
+        return torch.zeros(draws, dtype=torch.float64, device="cpu")
     found = []
-    for draw in require_draws(draws):
-        if damping == 0 and ensemble.dim > ensemble.n_retain:
-            found.append(0.0)
-            continue
+    for draw in numbers:
         retain, forget = ensemble.means(seed, draw)
-        root = torch.linalg.cholesky(retain + damping * torch.ones_like(retain[0]).diag())
+        root = torch.linalg.cholesky(
+            retain + damping * torch.eye(ensemble.dim, dtype=torch.float64, device=retain.device)
+        )
         half = torch.linalg.solve_triangular(root, retain + forget, upper=False)
         pencil = torch.linalg.solve_triangular(root, half.T, upper=False)
-        found.append(min(1.0, 1 / float(torch.linalg.eigvalsh(pencil)[-1])))
-    return torch.from_numpy(np.array(found))
+        found.append(1 / torch.linalg.eigvalsh(pencil)[-1])
+    return torch.stack(found).clamp(max=1)
 
 
 def sample_learning_rates(limit: ProportionalLimit, dim: int, *, draws: int, seed: int) -> Tensor:
@@ -289,7 +291,7 @@ def sample_coherence(
     dim = require_count("dim", dim, 2)
     for name, n in (("n_retain", n_retain), ("n_forget", n_forget)):
         require_count(name, n, 1, LARGEST_FAMILY // 2)
-    seed = require_seed(seed)
+    require_seed(seed)
     scale = 1 / (dim - 1 + snr**2 * dim)
     found = []
     for draw in require_draws(draws):

@@ -18,6 +18,7 @@ from lib.store.results import (
     results_below,
     save,
     this_device,
+    this_software,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "results_below",
     "save",
     "this_device",
+    "this_software",
 ]

@@ -1,6 +1,7 @@
 """Records of claims: what a page's sentences say, whether they hold, and on which numbers.
 
-A record rides in the metadata of the output that shows the sentence, under `MIME`. Its numbers are
+A record rides in the metadata of the output that shows the sentence, under `MIME`; a glued number
+that a sweep keeps, in that of its own, under `GLUED`. Numbers are
 written as Python literals (`0.1`, `5`, `True`, `'word'`, `nan`), each a JSON string: they come back
 bit for bit, whatever saved the notebook in between. Arrays are lists of these.
 """
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 MIME = "application/vnd.unlearning-stability.claim+json"
+GLUED = "application/vnd.unlearning-stability.glued+json"
 Scalar = bool | int | float | str
 
 
@@ -84,6 +87,23 @@ def plain(name: str, value: Any) -> Any:
         f"{name} must be a number, bool or string, or an array of numbers, that float64 holds "
         f"exactly, got {value!r}"
     )
+
+
+def keep_glued() -> None:
+    """From here on, what a kernel glues keeps its scalars to the last bit, whatever it displays."""
+    from IPython.core import formatters
+
+    display = formatters.format_display_data
+
+    def display_and_keep(variable: Any, *options: Any, **more: Any) -> tuple[Any, dict[str, Any]]:
+        data, metadata = display(variable, *options, **more)
+        with suppress(ValueError):  # a figure, say: no number
+            if not getattr(variable, "ndim", 0):
+                value = plain("variable", variable)
+                return data, {**metadata, GLUED: repr(value)}
+        return data, metadata
+
+    formatters.format_display_data = display_and_keep  # type: ignore[assignment]
 
 
 def literal(text: str) -> Scalar | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import pandas as pd
@@ -26,6 +27,18 @@ from lib.store.tables import parse, serialise
 
 LIBRARIES = ("unlearning-stability", "numpy", "scipy", "torch", "pandas")
 FAILED = ".failed.json"
+# What a sidecar holds besides its own checksum, with the types it may have.
+FIELDS: dict[str, tuple[type, ...]] = {
+    "parameters": (dict,),
+    "code": (str,),
+    "seed": (int, type(None)),
+    "device": (str,),
+    "seconds": (float, int),
+    "finished": (str,),
+    "versions": (dict,),
+    "columns": (dict,),
+    "table_sha256": (str,),
+}
 
 
 class MissingResult(ValueError, FileNotFoundError):
@@ -78,6 +91,7 @@ def save(
     seconds: float,
     device: str | None = None,
     seed: int | None = None,
+    versions: dict[str, str] | None = None,
 ) -> Path:
     """Write `stem.csv` and `stem.json`, atomically, and return the latter's path.
 
@@ -93,6 +107,7 @@ def save(
         seconds: wall time that computing took.
         device: in words; by default this machine's processor.
         seed: if there is one.
+        versions: of the libraries where it was computed; by default those of this process.
 
     Raises:
         ValueError: a table or parameters that would not come back as they are.
@@ -107,7 +122,7 @@ def save(
         "device": device or this_device(),
         "seconds": float(seconds),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": _plain(versions or this_software()),
         "columns": types,
         "table_sha256": hashlib.sha256(text).hexdigest(),
     }
@@ -147,7 +162,7 @@ def _read_pair(stem: Path) -> Result:
     path = _sidecar(stem)
     while True:
         try:
-            text = path.read_bytes()
+            text = _bytes(path)
         except FileNotFoundError:
             raise MissingResult(f"{path}: no such result; run `make sweep`") from None
         try:
@@ -155,8 +170,20 @@ def _read_pair(stem: Path) -> Result:
         except DamagedResult:
             # A writer may have replaced the table in between; then the sidecar has changed too.
             with suppress(FileNotFoundError):
-                if path.read_bytes() == text:
+                if _bytes(path) == text:
                     raise
+
+
+def _bytes(path: Path) -> bytes:
+    """A regular file's content: opening another, such as a pipe, may never return."""
+    try:
+        if not S_ISREG(path.stat().st_mode):
+            raise DamagedResult(f"{path}: no regular file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedResult(f"{path}: cannot be read, {error.strerror}") from None
 
 
 def _checked(stem: Path, text: bytes) -> Result:
@@ -165,17 +192,28 @@ def _checked(stem: Path, text: bytes) -> Result:
         content = json.loads(text)
         checksum = content.pop("sha256")
         whole = checksum == _checksum(content)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DamagedResult(f"{path}: not a whole sidecar; run `make sweep`") from None
     if not whole:
         raise DamagedResult(f"{path}: edited since it was written; run `make sweep`")
+    if newer := {*content} - {*FIELDS}:
+        raise DamagedResult(
+            f"{path}: written by a newer version of this package, which has {sorted(newer)} in "
+            "addition: update, or run `make sweep`"
+        )
+    for name, kind in FIELDS.items():
+        if type(content.get(name)) not in kind:
+            raise DamagedResult(f"{path}: no sidecar of this package, for its {name!r}")
     try:
-        rows = table.read_bytes()
+        rows = _bytes(table)
     except FileNotFoundError:
         raise DamagedResult(f"{table}: missing, though its sidecar is there") from None
     if hashlib.sha256(rows).hexdigest() != content.pop("table_sha256"):
         raise DamagedResult(f"{table}: truncated or edited; run `make sweep`")
-    return Result(parse(rows, content.pop("columns")), Provenance(**content))
+    try:
+        return Result(parse(rows, content.pop("columns")), Provenance(**content))
+    except (ValueError, TypeError, OverflowError) as error:  # types that the table does not have
+        raise DamagedResult(f"{table}: not the table its sidecar describes, {error}") from None
 
 
 def _require_parameters(stem: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -213,15 +251,25 @@ def load(folder: Path, *, code: str | None = None) -> pd.DataFrame:
 
     Raises:
         MissingResult: there is no result.
-        DamagedResult: naming all that are damaged.
+        DamagedResult: naming all that are damaged, and all that stand there twice (of the same
+            code, parameters, seed and columns).
         StaleResult: without `code`, results of more than one code hash.
     """
     results, damaged = [], []
+    stems: dict[str, Path] = {}
     for stem in results_below(folder):
         try:
-            results.append(read(stem))
+            result = read(stem)
         except DamagedResult as error:
             damaged.append(str(error))
+            continue
+        known = result.provenance
+        other = stems.setdefault(
+            json.dumps([known.code, known.seed, known.parameters, list(result.table)]), stem
+        )
+        if other != stem:
+            damaged.append(f"{_sidecar(stem)}: the same result as {_sidecar(other)}; remove one")
+        results.append(result)
     if damaged:
         raise DamagedResult("\n".join(damaged))
     results = [result for result in results if code in (None, result.provenance.code)]
@@ -306,7 +354,8 @@ def _equal(left: Any, right: Any) -> bool:
     return isinstance(left, bool) == isinstance(right, bool) and left == right
 
 
-def _versions() -> dict[str, str]:
+def this_software() -> dict[str, str]:
+    """The versions of Python and of the libraries that shape results, as installed here."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):

@@ -1,13 +1,25 @@
-"""Tidy tables as CSV text and back, bit for bit."""
+"""Tidy tables as CSV text and back, bit for bit.
+
+Strings are written as they are: a spreadsheet takes one that begins with =, +, - or @ for a
+formula.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
-COLUMN_TYPES = ("float64", "int64", "bool", "str")
+READERS: dict[str, Callable[[str], Any]] = {
+    "float64": float,
+    "int64": int,
+    "bool": "True".__eq__,
+    "str": str,
+}
+COLUMN_TYPES = tuple(READERS)
 
 
 def serialise(table: pd.DataFrame) -> tuple[bytes, dict[str, str]]:
@@ -51,9 +63,32 @@ def _column_type(name: str, column: pd.Series) -> str:
 
 
 def parse(text: bytes, types: dict[str, str]) -> pd.DataFrame:
-    """The table that `serialise` wrote."""
+    """The table that `serialise` wrote.
+
+    Raises:
+        ValueError: a text that is not what `serialise` writes for columns of these types.
+    """
     # As strings first: no text is taken for a number or a gap, and float() rounds correctly.
     table = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False, na_filter=False)
+    if list(table) != list(types) or not {*types.values()} <= {*READERS}:
+        raise ValueError(f"columns must be {types}, got {list(table)}")
+    cells = [_written(list(table[name]), name, kind) for name, kind in types.items()]
+    rows = [",".join(row) + "\n" for row in [map(_quoted, types), *zip(*cells, strict=True)]]
+    if "".join(rows).encode() != text:
+        raise ValueError(f"columns must be written as {types}: strings, and they alone, in quotes")
     for name in (name for name, kind in types.items() if kind == "bool"):
         table[name] = table[name] == "True"
     return table.astype({name: kind for name, kind in types.items() if kind != "bool"})
+
+
+def _written(texts: list[str], name: str, kind: str) -> list[str]:
+    """A column's cells with their quotes, if they are texts of the kind."""
+    wrong = [text for text in texts if str(READERS[kind](text)) != text]
+    if wrong:
+        raise ValueError(f"column {name!r} must be {kind} as Python writes it, got {wrong[0]!r}")
+    # NaN is written as a word, as pandas does.
+    return [_quoted(text) if kind == "str" or text == "nan" else text for text in texts]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'

@@ -11,20 +11,18 @@ and whole is not computed again, and a change recomputes exactly what depends on
 from __future__ import annotations
 
 import argparse
-import signal
+import math
 import statistics
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import joblib
 
 from lib import store
-from lib.sweep.point import CodeChanged
+from lib.sweep.breaks import INTERRUPTED, interruptions
+from lib.sweep.point import CodeChanged, run_point
 from lib.sweep.points import Plan, Space, make_plan
 from lib.sweep.pools import ClusterPool, LocalPool, Pool
 from lib.sweep.runner import Summary, describe, run
@@ -89,7 +87,26 @@ def print_summary(plan: Plan, folder: Path, summary: Summary) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command. Exit status 0: all points there; 1: not all; 2: bad arguments; 130: Ctrl-C."""
     options = _parser().parse_args(arguments)
+    with interruptions() as interrupted:
+        try:
+            status = _sweep(options)
+        except BaseException as error:
+            if not interrupted and isinstance(error, CodeChanged | OSError):
+                print(f"sweep: stopped, {error}; {AGAIN}", file=sys.stderr)
+                return 1
+            if not interrupted and not isinstance(error, KeyboardInterrupt):
+                raise
+            status = INTERRUPTED
+        if interrupted and status:
+            print(f"interrupted; {AGAIN}", file=sys.stderr)
+            return INTERRUPTED
+        return status
+
+
+def _sweep(options: argparse.Namespace) -> int:
     try:
+        if options.timeout is not None and not 0 < options.timeout < math.inf:
+            raise ValueError(f"timeout must be seconds > 0, got {options.timeout}")
         draws, *random = options.random or ["0"]
         space = Space(
             _assignments([*options.grid, *options.repeat]),
@@ -98,49 +115,19 @@ def main(arguments: list[str] | None = None) -> int:
             _count(draws),
             options.seed,
         )
-        plan = make_plan(options.notebook, space)
+        local = LocalPool(options.workers)
+        plan = make_plan(options.notebook, space, options.depends)
         if options.dry_run:
             print_plan(plan, options.out, options.workers)
             return 0
-        cluster = options.scheduler
-        pool: Pool = ClusterPool(cluster) if cluster else LocalPool(options.workers)
+        pool: Pool = ClusterPool(options.scheduler) if options.scheduler else local
     except (ValueError, FileNotFoundError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2
-    with _interruptions() as interrupted:
-        try:
-            summary: Summary | None = run(plan, options.out, pool, notebooks=options.keep_notebooks)
-        except BaseException as error:
-            if not interrupted and isinstance(error, CodeChanged | OSError):
-                print(f"sweep: stopped, {error}; {AGAIN}", file=sys.stderr)
-                return 1
-            if not interrupted and not isinstance(error, KeyboardInterrupt):
-                raise
-            summary = None
-    if summary is None or (interrupted and not summary.complete):
-        print(f"interrupted; {AGAIN}", file=sys.stderr)
-        return 130
+    execute = partial(run_point, timeout=options.timeout)
+    summary = run(plan, options.out, pool, notebooks=options.keep_notebooks, execute=execute)
     print_summary(plan, options.out, summary)
     return 0 if summary.complete else 1
-
-
-@contextmanager
-def _interruptions() -> Iterator[list[int]]:
-    """Ctrl-C so far: an error on the way out, of a pool say, must not stand in its place."""
-    seen: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        seen.append(number)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # none but it hears of Ctrl-C
-        yield seen
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _count(text: str) -> int:
@@ -174,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder of the results")
     add("--workers", type=int, default=joblib.cpu_count(), help="points at a time, here")
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster to run on instead")
+    add("--depends", nargs="+", action="extend", default=[], type=Path, metavar="FILE",
+        help="files that the notebook reads; a change makes its points new")  # fmt: skip
+    add("--timeout", type=float, metavar="SECONDS", help="that a point's cells may take together")
     add("--keep-notebooks", metavar="WHERE", help="folder or address for executed notebooks")
     add("--dry-run", action="store_true", help="print the plan and its time, compute nothing")
     return parser

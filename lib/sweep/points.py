@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from papermill.iorw import load_notebook_node
 from lib.store import code as code_version
 
 UNKNOWN = object()
+MOST = 1_000_000  # points in a plan, and values of a parameter
+# Where a notebook's text says which files it reads.
+DEPENDS = "sweep_depends"
 Values = dict[str, list[Any]]
 
 
@@ -35,13 +39,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """A notebook's text at the time of planning, the hash of its code and `lib`, and the points."""
+    """A notebook's text at the time of planning, the hash of its code and `lib`, and the points.
+
+    `files` are those that the notebook reads, with a hash of each; they count as code.
+    """
 
     name: str
     text: str
     folder: Path
     code: str
     points: list[Point]
+    files: dict[Path, str] = field(default_factory=dict)
 
     def stem(self, point: Point) -> str:
         """Name of a point's files, without suffix: same name, same code and same parameters."""
@@ -64,12 +72,19 @@ class Space:
     seed: int = 0
 
 
-def make_plan(notebook: str, space: Space) -> Plan:
+def make_plan(notebook: str, space: Space, depends: Iterable[Path] = ()) -> Plan:
     """Read a notebook (a path, or an address that papermill can read) and lay out the points.
 
+    Args:
+        notebook: the path or address.
+        space: the parameters' values.
+        depends: files that the notebook reads; a change of one makes its points new.
+
     Raises:
-        ValueError: a name the notebook has no parameter of, a value of another type than its
-            default, the same name twice, a malformed list or range, a page that is no notebook.
+        ValueError: a name the notebook has no parameter of, or assigns anew after its parameters, a
+            value of another type than its default, the same name twice, a malformed list or range,
+            more than a million points, a page that is no notebook.
+        OSError: a file cannot be read.
     """
     if not notebook.endswith(".ipynb"):
         raise ValueError(f"notebook must be an .ipynb file, got {notebook}")
@@ -83,20 +98,79 @@ def make_plan(notebook: str, space: Space) -> Plan:
             )
         if times > 1:
             raise ValueError(f"parameter {name!r} must be given once, got {times} times")
-    code = code_version.hash_of([code_version.notebook_code(node)])
+        require_kept(name, node)
+    local = Path(notebook).resolve().parent
+    folder = local if local.is_dir() and "://" not in notebook else Path.cwd()
+    files = {Path(path).resolve(): file_hash(Path(path)) for path in depends}
+    if files:
+        node.metadata[DEPENDS] = {os.path.relpath(path, folder): files[path] for path in files}
+    code = code_version.hash_of([planned_code(node)])
     known = {name: value for name, value in defaults.items() if value is not UNKNOWN}
     points = {
         point.key: point
         for given in _combinations(space, defaults)
         for point in [make_point(code, given, {**known, **given})]
     }
-    local = Path(notebook).resolve().parent
-    folder = local if local.is_dir() and "://" not in notebook else Path.cwd()
     for cell in node.cells:  # outputs, pictures among them, need not travel to the workers
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    stem = PurePosixPath(notebook).stem
-    return Plan(stem, nbformat.writes(node), folder, code, list(points.values()))
+    stem = PurePosixPath(notebook).stem.lstrip(".")  # hidden files are no results
+    return Plan(stem, nbformat.writes(node), folder, code, list(points.values()), files)
+
+
+def planned_code(notebook: dict[str, Any]) -> str:
+    """The code of a plan's notebook, and what is known of the files that it reads."""
+    files = notebook["metadata"].get(DEPENDS)
+    named = f"\n{sorted(files.items())!r}\n" if files else ""
+    return code_version.notebook_code(notebook) + named
+
+
+def file_hash(path: Path) -> str:
+    """Sixteen digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def require_kept(name: str, notebook: Any) -> None:
+    """Refuse a notebook that gives a swept parameter a value of its own after its parameters.
+
+    A value computed from the parameter, or given under a condition on it, is none of its own.
+
+    Raises:
+        ValueError: naming the cell, counted from 0.
+    """
+    past = False
+    for number, cell in enumerate(notebook.cells):
+        if past and cell.cell_type == "code":
+            code = code_version.notebook_code({"cells": [cell]})
+            if any(_overwrites(node, name) for node in ast.parse(code).body):
+                raise ValueError(
+                    f"parameter {name!r} must keep its value after the parameters cell, but cell "
+                    f"{number} assigns another: every point would use that one"
+                )
+        past = past or "parameters" in cell.metadata.get("tags", [])
+
+
+def _overwrites(node: ast.AST, name: str) -> bool:
+    """Whether a statement at a notebook's top level assigns a name without using it."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return node.name == name
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return any((alias.asname or alias.name) == name for alias in node.names)
+    inside = [part for field in ("body", "orelse", "finalbody", "handlers", "cases")
+              for part in getattr(node, field, []) if isinstance(part, ast.AST)]  # fmt: skip
+    head = [part for part in ast.iter_child_nodes(node) if part not in inside]
+    parts = [part for start in head for part in ast.walk(start)]
+    own = {id(part.target) for part in parts if isinstance(part, ast.comprehension)}
+    uses = {
+        type(part.ctx)
+        for part in parts
+        if isinstance(part, ast.Name) and part.id == name and id(part) not in own
+    }
+    bare = isinstance(node, ast.AnnAssign) and node.value is None  # a type, and no value
+    if ast.Load in uses or isinstance(node, ast.AugAssign) or bare:
+        return False
+    return ast.Store in uses or any(_overwrites(part, name) for part in inside)
 
 
 def make_point(code: str, given: dict[str, Any], parameters: dict[str, Any]) -> Point:
@@ -120,6 +194,9 @@ def parameter_defaults(notebook: str) -> dict[str, Any]:
 def _combinations(space: Space, defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
     grid = {name: parse_values(name, text, defaults[name]) for name, text in space.grid.items()}
     zipped = {name: parse_values(name, text, defaults[name]) for name, text in space.zipped.items()}
+    sizes = [*map(len, grid.values()), *map(len, [*zipped.values()][:1]), max(space.draws, 1)]
+    if math.prod(sizes) > MOST:
+        raise ValueError(f"points must be at most {MOST:,}, got {math.prod(sizes):,}")
     if len({len(values) for values in zipped.values()}) > 1:
         lengths = ", ".join(f"{name} has {len(values)}" for name, values in zipped.items())
         raise ValueError(f"zipped lists must be of one length, got: {lengths}")
@@ -149,12 +226,18 @@ def parse_values(name: str, text: str, default: Any) -> list[Any]:
     if kind in ("lin", "log") and len(parts) == 3:
         values = _spaced(name, kind, *parts)
     elif len(parts) == 1 and kind.lstrip("-").isdigit() and parts[0].lstrip("-").isdigit():
+        _require_few(name, text, int(parts[0]) - int(kind))
         values = list(range(int(kind), int(parts[0])))
     else:
         values = _literals(text, isinstance(default, str))
     if not values:
         raise ValueError(f"parameter {name!r} must have at least one value, got {text!r}")
     return [coerce(name, value, default) for value in values]
+
+
+def _require_few(name: str, text: str, number: int) -> None:
+    if number > MOST:
+        raise ValueError(f"parameter {name!r} must have at most {MOST:,} values, got {text}")
 
 
 def _spaced(name: str, kind: str, low: str, high: str, count: str) -> list[float]:
@@ -168,6 +251,7 @@ def _spaced(name: str, kind: str, low: str, high: str, count: str) -> list[float
             f"parameter {name!r}: {kind}:low:high:count must have finite numbers"
             f"{' > 0' if kind == 'log' else ''} and a count >= 1, got {kind}:{low}:{high}:{count}"
         ) from None
+    _require_few(name, f"{kind}:{low}:{high}:{count}", number)
     spaced = (np.linspace if kind == "lin" else np.geomspace)(first, last, number).tolist()
     # A range of whole numbers may serve a parameter that is one.
     return [int(value) if value.is_integer() else value for value in spaced]

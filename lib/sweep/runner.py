@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,11 +18,20 @@ from tqdm import tqdm
 
 from lib import store
 from lib.store.files import locked, remove_leftovers, replace_files
-from lib.sweep.point import CodeChanged, failure, run_point
-from lib.sweep.points import Plan, Point
+from lib.sweep.point import (
+    CodeChanged,
+    attested,
+    failure,
+    remove_dead_folders,
+    require_same,
+    run_point,
+)
+from lib.sweep.points import Plan, Point, file_hash
 from lib.sweep.pools import Pool
 
 POLL = 0.2  # seconds between looks at points that another sweep is computing
+LOOK = 5.0  # and between looks at whether there are workers still
+LINES = 20  # of progress where no terminal shows a bar
 
 
 @dataclass
@@ -52,6 +62,7 @@ class _Run:
     running: dict[Future, tuple[Point, ExitStack]] = field(default_factory=dict)
     # In flight when a worker died: run one at a time, to see which of them kills workers.
     suspects: set[str] = field(default_factory=set)
+    done: int = 0
 
     def stem(self, point: Point) -> Path:
         return self.folder / self.plan.stem(point)
@@ -61,7 +72,9 @@ class _Run:
         while waiting or self.running:
             others = self.start(waiting)
             if self.running:
-                done, _ = wait(self.running, POLL if others else None, FIRST_COMPLETED)
+                done, _ = wait(self.running, POLL if others else LOOK, FIRST_COMPLETED)
+                if not done:
+                    _ = self.pool.width  # raises if there is nobody to wait for
                 for future in done:
                     self.collect(future, waiting)
             elif others:
@@ -74,26 +87,39 @@ class _Run:
             1 if self.suspects else self.pool.width
         ):
             point = waiting.popleft()
+            lock = self.folder / f".{self.plan.stem(point)}.running"
+            if not lock.exists() and self.is_finished(point):  # the folder may be read-only
+                self.advance(reused=1)
+                continue
             with ExitStack() as claim:
-                mine = locked(self.folder / f".{self.plan.stem(point)}.running", wait=False)
+                mine = locked(lock, wait=False)
                 if not claim.enter_context(mine):
                     waiting.append(point)
                     others += 1
                 elif self.is_finished(point):
-                    self.summary.reused += 1
-                    self.progress.update()
+                    self.advance(reused=1)
                 else:
                     self.running[self.submit(point)] = point, claim.pop_all()
         return others
+
+    def advance(self, reused: int = 0) -> None:
+        """One point more is done: move the bar or, in a log, print a line now and then."""
+        self.summary.reused += reused
+        self.progress.update()
+        self.done += 1
+        total, before = self.summary.points, self.done - 1
+        log = self.progress.disable and sys.stderr and sys.stderr is sys.__stderr__
+        if log and self.done * LINES // total > before * LINES // total:
+            line = f"{self.done} of {total} points, {len(self.summary.failed)} failed"
+            print(line, file=sys.stderr, flush=True)
 
     def submit(self, point: Point) -> Future:
         plan, output = self.plan, None
         if self.notebooks:
             output = f"{self.notebooks.rstrip('/')}/{plan.stem(point)}.ipynb"
         try:
-            return self.pool.submit(
-                self.execute, plan.name, plan.text, plan.code, point.given, str(plan.folder), output
-            )
+            arguments = plan.name, plan.text, plan.code, point.given, str(plan.folder), output
+            return self.pool.submit(attested, self.execute, *arguments)
         except BrokenExecutor as error:  # of another point's death: this one's turn comes again
             broken: Future = Future()
             broken.set_exception(error)
@@ -105,7 +131,8 @@ class _Run:
         except store.MissingResult:
             return False
         except (store.DamagedResult, store.StaleResult) as error:
-            self.summary.damaged.append(str(error).partition(";")[0])
+            report = str(error).partition(";")[0]
+            self.summary.damaged += [report] if report not in self.summary.damaged else []
             return False
         for end in (".json", store.FAILED):
             remove_leftovers(self.stem(point).with_name(self.plan.stem(point) + end))
@@ -127,8 +154,17 @@ class _Run:
             except Exception as error:  # whatever it was, the other points go on
                 outcome = {"failure": failure(type(error).__name__, str(error))}
             self.suspects.discard(point.key)
+            self.require_unchanged(outcome)
             self.record(point, outcome)
-            self.progress.update()
+            self.advance()
+
+    def require_unchanged(self, outcome: dict[str, Any]) -> None:
+        """Refuse what other software computed, or from files that changed since."""
+        if "software" in outcome:
+            require_same(outcome["software"])
+        changed = [str(path) for path, known in self.plan.files.items() if file_hash(path) != known]
+        if changed:
+            raise CodeChanged(f"changed since the sweep was planned: {', '.join(changed)}")
 
     def record(self, point: Point, outcome: dict[str, Any]) -> None:
         failed = self.stem(point).with_name(self.plan.stem(point) + store.FAILED)
@@ -158,6 +194,10 @@ class _Run:
             seconds=outcome["seconds"],
             device=outcome["device"],
             seed=seed if type(seed) is int else None,
+            versions={
+                **outcome["software"],
+                **{path.name: known for path, known in self.plan.files.items()},
+            },
         )
 
 
@@ -181,11 +221,13 @@ def run(
         execute: what computes a point; another than papermill's serves tests.
 
     Raises:
-        CodeChanged: `lib` changed while the sweep ran, or differs on a worker.
+        CodeChanged: `lib` or a file changed while the sweep ran, or `lib` or a library differs on
+            a worker.
         OSError: a result cannot be written. What was stored before stays.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_dead_folders()
     summary = Summary(len(plan.points))
     finished = False
     with tqdm(total=len(plan.points), unit="point", disable=None) as progress:

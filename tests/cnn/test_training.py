@@ -115,7 +115,11 @@ def test_divergence_is_announced():
 
 
 def test_curvature_gram_is_the_gradients_gram():
-    datasets = cells(flip=0.2)
+    """Also where noise is not orthogonal to the signal, so that the two patches' parts cross."""
+    (data, *others), tilt = cells(flip=0.2), torch.linspace(-0.5, 1, 12)
+    patches = data.patches.clone()
+    patches[:, 1] += tilt[:, None] * data.signal / data.signal.norm()
+    datasets = [data, *others, SignalNoise(patches, data.labels, data.signal)]
     options: dict[str, Any] = {"filters": 4, "learning_rate": 0.5, "steps": 50, "init_scale": 0.1}
     for loss in ("squared", "logistic"):
         trained = fit(datasets, loss=loss, **options)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 
 from lib.experiments import escape
 from lib.experiments.escape import (
@@ -264,6 +264,24 @@ def test_escape_bound_holds(case, sampling):
         bound = escape_bound(test, 6.0)
         assert 0 <= bound <= 1
         assert share <= bound + 3 * math.sqrt(bound * (1 - bound) / runs)
+
+
+@pytest.mark.parametrize("outer", [-1.5, -3.0])
+def test_escape_bound_in_closed_form(outer):
+    """Four axes of one sample each, B = 1: X is ½, or a given number in one of four draws."""
+    algorithm, threshold = AscentDescent(0.0, 1, 1, 0.5, "without_replacement"), 100.0
+
+    def bound(*drawn):
+        one, none = np.ones(4, dtype=int), np.zeros(4, dtype=int)
+        family = AxisFamily(4, 2, one, none, (0.5 - np.array(drawn)) / 4, none)
+        return escape_bound(HessianTest(family, algorithm, 1.0), threshold)
+
+    p = optimize.brentq(lambda p: 0.75 * 0.5**p + 0.25 * abs(outer) ** p - 1, 0.1, 9)
+    assert bound(-1.0, 0.5, 0.25, -0.5) == 0  # no axis can expand
+    assert bound(outer, 0.5, 0.25, -0.5) == pytest.approx((4 * 99 + 1) ** (-p / 2), rel=1e-8)
+    order = min(p, 2.0)
+    expected = 4 ** (1 - order / 2) * threshold ** (-order / 2)
+    assert bound(outer, outer, 0.25, -0.5) == pytest.approx(expected, rel=1e-8)
 
 
 def test_escapes_allowed_is_the_binomial_quantile():

@@ -223,6 +223,9 @@ def test_a_curvature_off_the_axes_is_refused():
     forget = torch.tensor([False, False, True])
     with pytest.raises(ValueError, match="equal within"):
         axis_family(Curvature(torch.tensor([[[1.0]], [[2.0]], [[1.0]]]), forget))
+    plane = torch.tensor([[[1.0, 0], [0, 0.5]], [[1.0, 0], [0, 0]]])
+    with pytest.raises(ValueError, match="each sample on one axis"):
+        axis_family(Curvature(plane, torch.tensor([False, True])))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)

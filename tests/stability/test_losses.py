@@ -33,6 +33,21 @@ def test_derivatives_of_the_cross_entropy_are_autograds():
     torch.testing.assert_close(root @ root.transpose(1, 2), curvature)
 
 
+@pytest.mark.parametrize(
+    ("loss", "outputs", "targets", "message"),
+    [
+        ("cross_entropy", OUTPUTS, CLASSES.double(), r"class numbers in \[0, 3\)"),
+        ("cross_entropy", OUTPUTS, CLASSES - 1, r"class numbers in \[0, 3\)"),
+        ("cross_entropy", OUTPUTS, CLASSES + 1, r"class numbers in \[0, 3\)"),
+        ("logistic", OUTPUTS[:, :1], torch.tensor([1.0, -1.0, 0.0, 1.0]), "±1"),
+        ("logistic", OUTPUTS, torch.tensor([1.0, -1.0, -1.0, 1.0]), ".*output scalar"),
+    ],
+)
+def test_targets_that_a_loss_has_no_curvature_for_are_refused(loss, outputs, targets, message):
+    with pytest.raises(ValueError, match=f"targets must be {message}"):
+        LOSSES[loss].curvature_root(outputs, targets)
+
+
 def test_unknown_losses_are_refused_by_name():
     with pytest.raises(ValueError, match=r"loss must be one of .*cross_entropy.*, got 'hinge'"):
         loss_of("hinge")

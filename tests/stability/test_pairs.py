@@ -27,6 +27,13 @@ def test_pair_coherence_is_that_of_the_explicit_matrices(rank, mixing):
         assert clipped_pairs(curvature, mixing) == pytest.approx(clipped, abs=1e-12)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 2), (3, 1), (2, 2)])
+def test_a_few_pairs_are_those_of_the_explicit_matrices(sizes):
+    hessians, forget = random_instance(*sizes, 4, seed=3)
+    curvature = Curvature.from_hessians(hessians, forget)
+    assert pair_coherence(curvature, 0.2) == pytest.approx(dense(hessians, forget, 0.2)[0])
+
+
 def test_blocks_do_not_change_the_result(monkeypatch):
     curvature = gaussian_curvature(9, 7, 5, alignment=0.4, seed=1)
     whole = pair_coherence(curvature, 0.3)

@@ -222,6 +222,17 @@ def test_coherence_bound_is_infinite_without_noise():
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_three_axis_bound_has_the_units_of_a_rate(sampling):
+    hessians, forget = random_instance(5, 3, 3, seed=1)
+    algorithm = AscentDescent(0.05, 2, 1, sampling=sampling)
+    bound = three_axis_bound(Curvature.from_hessians(hessians, forget), algorithm)
+    assert 0 < bound < math.inf
+    for scale in (1e-6, 1e6):
+        scaled = three_axis_bound(Curvature.from_hessians(scale * hessians, forget), algorithm)
+        assert scaled * scale == pytest.approx(bound)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_theorem_6_prime_three_axis_bound(sampling):
     """The quotient of the dense operators at X = I, so ρ(T) > 1 above it; 0 where tr A < 0."""
     for hessians, forget, algorithm in instances(12, sampling):

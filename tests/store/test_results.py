@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from lib import store
 from lib.store import code as code_version
 from lib.store import files as atomic_files
+from lib.store import results
 from lib.store.tables import parse, serialise
 from tests.support.sweeping import forked
 
@@ -153,6 +155,9 @@ def test_other_parameters_are_named(tmp_path, parameters, message):
 def test_one_is_one_point_zero_but_not_true(tmp_path):
     save(tmp_path / "point", parameters={"n": 1, "list": [1, 2.0]})
     store.read(tmp_path / "point", parameters={"n": 1.0, "list": (1, 2)})
+    for other in ([1], [1, 3], [1, True], 1, [[1, 2]]):
+        with pytest.raises(store.StaleResult, match="list = "):
+            store.read(tmp_path / "point", parameters={"n": 1, "list": other})
     with pytest.raises(store.StaleResult, match="n = 1, wanted True"):
         store.read(tmp_path / "point", parameters={"n": True, "list": [1, 2]})
 
@@ -190,6 +195,86 @@ def test_load_names_all_damaged_and_does_not_mix_code(tmp_path):
     for name in "ac":
         (tmp_path / f"{name}.csv").write_text("x\n")
     with pytest.raises(store.DamagedResult, match=r"(?s)a\.csv.*c\.csv"):
+        store.load(tmp_path)
+
+
+def signed(stem, **changed):
+    """Change a sidecar and sign it again, as a bug or another version of this package would."""
+    path = stem.with_name(f"{stem.name}.json")
+    content = {**json.loads(path.read_text()), **changed}
+    del content["sha256"]
+    kept = {name: value for name, value in content.items() if value is not ...}
+    kept["sha256"] = results._checksum(kept)
+    path.write_text(json.dumps(kept))
+
+
+TYPES = {"x": "float64", "n": "int64", "word": "str"}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {**TYPES, "n": "float64"},
+        {**TYPES, "n": "bool"},
+        {**TYPES, "n": "str"},
+        {**TYPES, "x": "int64"},
+        {**TYPES, "word": "float64"},
+        {**TYPES, "x": "object"},
+        {**TYPES, "n": ["int64"]},
+        {"x": "float64", "n": "int64"},
+        {**TYPES, "more": "str"},
+        {"n": "int64", "x": "float64", "word": "str"},
+        [],
+    ],
+)
+def test_column_types_that_are_not_the_tables_are_damage(tmp_path, columns):
+    save(tmp_path / "point")
+    signed(tmp_path / "point", columns=columns)
+    with pytest.raises(store.DamagedResult, match="point"):
+        store.read(tmp_path / "point")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"shape": [3]}, r"newer version .*\['shape'\]"),
+        ({"format": 2, "code": ...}, "newer version"),
+        ({"versions": ...}, "no sidecar of this package, for its 'versions'"),
+        ({"parameters": [1]}, "for its 'parameters'"),
+        ({"seed": True}, "for its 'seed'"),
+        ({"seconds": "long"}, "for its 'seconds'"),
+    ],
+)
+def test_foreign_and_newer_sidecars_are_named_as_such(tmp_path, changed, message):
+    save(tmp_path / "point")
+    signed(tmp_path / "point", **changed)
+    with pytest.raises(store.DamagedResult, match=message):
+        store.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", '{"sha256": NaN}', "\0", "\udcff"])
+def test_other_files_in_the_folder_are_damage_and_no_traceback(tmp_path, text):
+    (tmp_path / "notes.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(store.DamagedResult, match=r"notes\.json"):
+        store.load(tmp_path)
+
+
+@pytest.mark.parametrize("end", [".json", ".csv"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["fifo", "folder"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, end, make):
+    save(tmp_path / "point")
+    path = tmp_path / f"point{end}"
+    path.unlink()
+    make(path)
+    with pytest.raises(store.DamagedResult, match=f"point{end}: no regular file"):
+        store.load(tmp_path)
+
+
+def test_a_copy_of_a_result_does_not_double_its_rows(tmp_path):
+    save(tmp_path / "x")
+    for end in (".csv", ".json"):
+        shutil.copy(tmp_path / f"x{end}", tmp_path / f"x copy{end}")
+    with pytest.raises(store.DamagedResult, match=r"x copy\.json: the same result as .*x\.json"):
         store.load(tmp_path)
 
 
@@ -231,6 +316,7 @@ def opening(path, mode):
     return Halving()
 
 from lib.store import files as atomic_files
+from lib.store import results
 atomic_files.open = opening
 for name in ("open", "close", "fsync", "replace", "unlink"):
     setattr(os, name, killing(getattr(os, name)))

@@ -342,3 +342,13 @@ def test_a_kernel_that_dies_is_a_failed_point(tmp_path):
     assert "FAILED n=1: DeadKernelError" in done.stdout
     assert list(store.load(tmp_path / "out")["n"]) == [0]
     assert sys.getsizeof(done.stderr) < 3000
+
+
+@pytest.mark.slow
+def test_a_tenth_of_all_seeded_faults_loses_doubles_and_changes_nothing():
+    """The whole of them is `python -m tests.support.faults`, counted on the page "Sweeps"."""
+    from tests.support.faults import faults  # which takes from this file
+
+    table = faults(share=10)
+    assert table["faults"].sum() >= 20
+    assert not table[["lost", "doubled", "wrong"]].to_numpy().any(), table

@@ -4,10 +4,14 @@ import json
 import math
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +22,7 @@ from lib import store
 from lib.store import code as code_version
 from lib.store.claims import MIME, ClaimRecord
 from lib.sweep import command as sweep
-from lib.sweep.point import glued_scalars, run_point
+from lib.sweep.point import CodeChanged, glued_scalars, run_point
 from lib.sweep.points import (
     UNKNOWN,
     Plan,
@@ -34,7 +38,7 @@ from tests.support.sweeping import InlinePool, logged, logging, write_notebook
 
 ROOT = code_version.ROOT
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-COMMAND = [sys.executable, "-m", "lib.sweep.command"]
+COMMAND = [sys.executable, "-m", "lib.sweep"]
 
 
 @pytest.fixture
@@ -140,6 +144,51 @@ def test_defaults_that_are_no_literals_are_left_to_the_notebook(tmp_path):
     assert defaults == {"a": 1.5, "b": UNKNOWN, "c": [1, 2]}
     (point,) = make_plan(path, Space(grid={"a": "2"})).points
     assert point.parameters == {"a": 2.0, "c": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["n = 5", "x, n = 1, 2", "n: int = 3", "for n in range(3): print(n)", "with f() as n: ...",
+     "if True:\n    n = 5", "try:\n    n = 1\nexcept OSError:\n    pass", "import math as n",
+     "def n(): pass", "%matplotlib inline\n(n := 3)"],
+)  # fmt: skip
+def test_a_swept_parameter_that_the_notebook_overwrites_is_refused(tmp_path, cell):
+    path = write_notebook(tmp_path / "x.ipynb", "m = n", cell)
+    with pytest.raises(ValueError, match=r"parameter 'n' must keep its value .* cell 2 assigns"):
+        make_plan(path, Space(grid={"n": "1,2"}))
+    make_plan(path, Space(grid={"a": "1,2"}))
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["n = int(n)", "n += 1", "if n < 0:\n    n = 0", "def f():\n    n = 5", "[n for n in range(3)]",
+     "f(n=3)", "x.n = 3", "n: int", "for i in range(n):\n    n = n + i"],
+)  # fmt: skip
+def test_a_parameter_that_is_worked_on_is_kept(tmp_path, cell):
+    path = write_notebook(tmp_path / "x.ipynb", cell)
+    assert len(make_plan(path, Space(grid={"n": "1,2"})).points) == 2
+
+
+def test_files_that_a_notebook_reads_count_as_code(notebook, tmp_path):
+    data = tmp_path / "data.csv"
+    data.write_text("1")
+    plain, one = make_plan(notebook, Space()), make_plan(notebook, Space(), [data])
+    assert one.code != plain.code
+    assert make_plan(notebook, Space(), [data]).points == one.points
+    run(one, tmp_path / "out", InlinePool(), execute=logging(tmp_path / "log"))
+    known = store.read(tmp_path / "out" / one.stem(one.points[0]), code=one.code).provenance
+    assert known.versions["data.csv"] == one.files[data]
+    run_point(one.name, one.text, one.code, {}, str(tmp_path))  # a worker finds the same hash
+    data.write_text("2")
+    assert make_plan(notebook, Space(), [data]).points != one.points
+    with pytest.raises(CodeChanged, match=r"changed since .*data\.csv"):
+        run(one, tmp_path / "new", InlinePool(), execute=logging(tmp_path / "log"))
+
+
+@pytest.mark.parametrize("name", ["x.hid.ipynb", ".hid.ipynb"])
+def test_results_of_a_notebook_of_any_name_are_found(tmp_path, name):
+    _, summary, _ = sweep_inline(write_notebook(tmp_path / name), tmp_path)
+    assert summary.computed == len(store.load(tmp_path / "out")) == 1
 
 
 def test_every_page_can_be_planned():
@@ -327,6 +376,93 @@ def test_claims_come_from_a_kernel_to_the_last_bit(tmp_path):
     assert (row["count"], row["word"]) == (2**53 + 1, "it's")
 
 
+GLUED = """
+%precision 3
+import numpy as np, torch
+from myst_nb import glue
+glue("third", 1 / 3)
+glue("hidden", 1 / 3, display=False)
+glue("single", np.float32(0.1))
+glue("tensor", torch.tensor(1 / 7))
+glue("double", torch.tensor(1 / 7, dtype=torch.float64), display=False)
+glue("zero", np.array(1 / 7))
+glue("count", torch.tensor(3))
+glue("flag", torch.tensor(True))
+glue("vector", torch.ones(3))
+"""
+
+
+def test_glued_numbers_come_from_a_kernel_to_the_last_bit(tmp_path):
+    notebook = write_notebook(tmp_path / "tiny.ipynb", GLUED)
+    plan = make_plan(notebook, Space(grid={"n": "3"}))
+    row = run_point(plan.name, plan.text, plan.code, {"n": 3}, str(tmp_path))["row"]
+    single = float(np.float32(0.1))
+    assert row == {
+        "third": 1 / 3, "hidden": 1 / 3, "single": single, "tensor": float(np.float32(1 / 7)),
+        "double": 1 / 7, "zero": 1 / 7, "count": 3, "flag": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cell", "timeout", "error"),
+    [
+        ("while True: pass", 3.0, "TimeoutError: its cells took more than 3 s"),
+        ("import time\nfor _ in range(100): time.sleep(0.1)", 3.0, "TimeoutError"),
+        ("while True: print('x' * 1000)", None, "TooMuchOutput: more than 10,000,000 characters"),
+        ("assert n == 1, 'n'", None, "cell 1: AssertionError: n"),
+    ],
+)
+def test_a_notebook_that_hangs_or_runs_away_is_a_failed_point(tmp_path, cell, timeout, error):
+    notebook = write_notebook(tmp_path / "tiny.ipynb", cell)
+    execute = partial(run_point, timeout=timeout)
+    plan = make_plan(notebook, Space(grid={"n": "2"}))
+    begin = time.monotonic()
+    summary = run(plan, tmp_path / "out", InlinePool(), execute=execute)
+    assert time.monotonic() - begin < 30
+    (line,) = summary.failed.values()
+    assert error in line
+
+
+def test_temporary_folders_of_killed_points_are_removed_at_the_next_start(
+    notebook, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    dead = os.fork()
+    if not dead:
+        os._exit(0)
+    os.waitpid(dead, 0)
+    names = [f"unlearning-sweep-{owner}-x" for owner in (dead, os.getpid())]
+    for name in [*names, "unlearning-sweep-other", "else"]:
+        (tmp_path / "tmp" / name / "deep").mkdir(parents=True)
+    sweep_inline(notebook, tmp_path)
+    left = {path.name for path in (tmp_path / "tmp").iterdir()}
+    assert left == {names[1], "unlearning-sweep-other", "else"}
+
+
+def test_a_complete_folder_need_not_be_writable(notebook, tmp_path, monkeypatch):
+    sweep_inline(notebook, tmp_path, grid={"n": "1,2"})
+    real = os.open
+
+    def read_only(path, flags, *mode, **where):
+        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(13, "Read-only file system", path)
+        return real(path, flags, *mode, **where)
+
+    monkeypatch.setattr(os, "open", read_only)
+    arguments = [notebook, "--grid", "n=1,2", "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert sweep.main(arguments) == 0
+    assert sweep.main([*arguments, "--grid", "a=5"]) == 1
+
+
+def test_progress_is_lines_where_no_terminal_shows_a_bar(notebook, tmp_path):
+    command = [*COMMAND, notebook, "--out", str(tmp_path / "out"), "--grid", "n=0:50"]
+    sweep_inline(notebook, tmp_path, grid={"n": "0:50"})
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 20
+    assert (lines[0], lines[-1]) == ("3 of 50 points, 0 failed", "50 of 50 points, 0 failed")
+
+
 def test_a_kernel_that_never_came_up_is_started_once_more(notebook, tmp_path, monkeypatch):
     calls = []
 
@@ -354,7 +490,17 @@ def test_a_kernel_that_never_came_up_is_started_once_more(notebook, tmp_path, mo
         (["--grid", "n=1", "--repeat", "n=0:2"], "given once"),
         (["--random", "a=uniform:0:1"], "number of draws"),
         (["--workers", "0"], "workers must be at least 1"),
+        (["--workers", str(10**9)], "workers must be at least 1 and at most 1024"),
+        (["--workers", str(10**9), "--dry-run"], "workers must be"),
+        (["--repeat", "n=0:999999999999"], "'n' must have at most 1,000,000 values"),
+        (["--grid", "a=lin:0:1:999999999999"], "'a' must have at most 1,000,000 values"),
+        (["--grid", "n=0:1001", "seed=0:1000"], "points must be at most 1,000,000, got 1,001,000"),
+        (["--random", "999999999999", "a=uniform:0:1"], "points must be at most"),
+        (["--timeout", "0"], "timeout must be seconds > 0"),
+        (["--depends", "absent.csv"], "absent.csv"),
         (["--scheduler", "tcp://127.0.0.1:9"], "no scheduler answers"),
+        (["--scheduler", "foo://bar"], "scheduler must be an address"),
+        (["--scheduler", "nowhere"], "scheduler must be an address"),
     ],
 )
 def test_bad_arguments_stop_before_anything_starts(
@@ -455,11 +601,77 @@ def test_results_are_the_same_bits_whatever_the_workers_and_the_order(tmp_path):
 # --- a cluster ------------------------------------------------------------------------------------
 
 
+def other_lib(folder, file, old, new):
+    """A copy of `lib/` with one place edited; the folder that holds it."""
+    shutil.copytree(ROOT / "lib", folder / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / "lib" / file
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    return folder
+
+
+DOUBLING = (
+    "sweep/point.py",
+    'return {"row": glued_scalars(done)}',
+    'return {"row": {k: 2 * v for k, v in glued_scalars(done).items()}}',
+)
+OTHER_NUMPY = ("store/results.py", "found[name] = version(name)", 'found[name] = "0.1"')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [(DOUBLING, "a worker has runner"), (OTHER_NUMPY, r"numpy 0\.1 instead of")],
+    ids=["runner", "library"],
+)
+def test_a_worker_whose_runner_or_libraries_differ_is_refused(tmp_path, notebook, edit, message):
+    theirs = {**ENVIRONMENT, "PYTHONPATH": str(other_lib(tmp_path / "theirs", *edit))}
+    out = tmp_path / "out"
+    with clustered(tmp_path, theirs) as (address, _):
+        command = [*COMMAND, notebook, "--grid", "n=1,2", "--out", str(out), "--scheduler", address]
+        done = subprocess.run(
+            command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not store.results_below(out)
+
+
+@pytest.mark.slow
+def test_a_cluster_without_workers_is_not_waited_for(tmp_path, notebook, capsys, monkeypatch):
+    monkeypatch.setattr("lib.sweep.pools.ClusterPool.TIMEOUT", 3.0)
+    with clustered(tmp_path, ENVIRONMENT, workers=0) as (address, _):
+        assert sweep.main([notebook, "--out", str(tmp_path / "o"), "--scheduler", address]) == 2
+    assert "has had no workers for 3 s" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_all_its_workers_is_not_waited_for(
+    tmp_path, cluster, capsys, monkeypatch
+):
+    monkeypatch.setattr("lib.sweep.pools.ClusterPool.TIMEOUT", 3.0)
+    address, workers = cluster
+    killing = f"import os\nfor worker in {[w.pid for w in workers]}: os.kill(worker, 9)"
+    notebook = write_notebook(tmp_path / "tiny.ipynb", killing)
+    assert sweep.main([notebook, "--out", str(tmp_path / "o"), "--scheduler", address]) == 1
+    assert "has had no workers for 3 s" in capsys.readouterr().err
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """A scheduler and two workers on loopback, as processes; the address and the workers."""
+    with clustered(tmp_path, ENVIRONMENT, workers=2) as (address, processes):
+        yield address, processes[1:]
+
+
+@contextmanager
+def clustered(tmp_path, environment, workers=1):
+    """The address of a scheduler, and the processes: its own, then the workers'."""
     where = tmp_path / "scheduler.json"
-    options = {"env": {**ENVIRONMENT, "DASK_DISTRIBUTED__ADMIN__LOG_LENGTH": "1"}, "cwd": tmp_path,
+    options = {"env": {**environment, "DASK_DISTRIBUTED__ADMIN__LOG_LENGTH": "1"}, "cwd": tmp_path,
                "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # fmt: skip
     dask = [sys.executable, "-m", "distributed.cli"]
     serve = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
@@ -468,16 +680,18 @@ def cluster(tmp_path):
         *[
             [*dask[:2], "distributed.cli.dask_worker", "--scheduler-file", str(where), "--no-nanny",
              "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"]
-        ] * 2,
+        ] * workers,
     ]  # fmt: skip
     processes = [subprocess.Popen(command, **options) for command in commands]
     while not where.exists():
         time.sleep(0.05)
         assert processes[0].poll() is None
-    yield json.loads(where.read_text())["address"], processes[1:]
-    for process in processes:
-        process.kill()
-        process.wait()
+    try:
+        yield json.loads(where.read_text())["address"], processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow

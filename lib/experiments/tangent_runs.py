@@ -1,0 +1,298 @@
+"""Real unlearning runs beside what the tangent model predicts of them, setting by setting."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import asdict, dataclass
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.utils import vector_to_parameters
+
+from lib.experiments.networks import ForgetSet, Problem, problem
+from lib.stability.algorithm import AscentDescent
+from lib.stability.curvature import Curvature
+from lib.stability.losses import loss_of
+from lib.stability.second_moment import mean_operator
+from lib.unlearning.calibration import Probe, calibrate
+from lib.unlearning.certificates import retain_sharpness
+from lib.unlearning.network_run import run_network
+from lib.unlearning.paths import LossPath, draw_batches
+from lib.unlearning.tangent import TangentModel, TangentPath, follow
+from lib.unlearning.validity import validate
+
+STEPS = 60
+RETAIN_FLOOR = 0.95
+BATCHES = 64, 16
+LARGE = ("resnet_groupnorm", "resnet_batchnorm", "transformer")
+CHECKED = 12  # settings a problem whose validity is asked
+
+
+def grid(name: str) -> tuple[tuple[float, ...], np.ndarray]:
+    """Mixings, and learning rates in units of the retain edge 2/λ_max(H_r); 120 or 49 settings."""
+    if name in LARGE:
+        return (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7), np.geomspace(0.01, 2, 7)
+    return (0.1, 0.2, 0.3, 0.5, 0.7), np.geomspace(0.01, 2, 24)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One learning rate and mixing on one problem."""
+
+    algorithm: AscentDescent
+    learning_rate: float
+
+
+def settings(name: str, tangent: TangentModel, case: Problem) -> list[Setting]:
+    """The grid on this problem's own scale of learning rates, which needs no run."""
+    edge = 2 / retain_sharpness(tangent, case.targets, case.forget)
+    mixings, rates = grid(name)
+    return [
+        Setting(AscentDescent(mixing, *BATCHES, sampling="without_replacement"), rate)
+        for mixing, rate in product(mixings, edge * rates)
+    ]
+
+
+def tangent_of(case: Problem) -> TangentModel:
+    """The tangent model of a problem's network."""
+    family = case.family
+    return TangentModel.from_model(
+        case.model,
+        case.inputs,
+        trained=family.trained,
+        parameters=family.chosen,
+        sketch=family.sketch,
+    )
+
+
+def compare(name: str, forget_set: ForgetSet, seed: int) -> pd.DataFrame:
+    """One row per setting: first step at the target and retain accuracy there, both ways.
+
+    Real runs and predictions have the same batches. Columns: mixing, learning_rate; the target, the
+    retrained losses' spread, the losses and accuracies at the start; for real, predicted and (for
+    the large families) calibrated: *_time, passing of the target between steps (∞: not within
+    STEPS); *_retain, *_watched, accuracies at the first step at or after it (at the last step where
+    it is not reached); speed, the calibrated model's; probe, whether the row is the probe; trusted,
+    growth, bend where validity was asked; seconds of everything.
+    """
+    case = problem(name, forget_set, seed)
+    begin = time.perf_counter()
+    tangent = tangent_of(case)
+    built = time.perf_counter() - begin
+    several = settings(name, tangent, case)
+    begin = time.perf_counter()
+    predicted = _follow(tangent, case, several, seed)
+    followed = time.perf_counter() - begin
+    begin = time.perf_counter()
+    real = [_run(case, setting, seed) for setting in several]
+    ran = time.perf_counter() - begin
+    table = pd.DataFrame(
+        {
+            "mixing": [s.algorithm.mixing for s in several],
+            "learning_rate": [s.learning_rate for s in several],
+        }
+    )
+    table["family"], table["forget_set"], table["seed"] = name, forget_set, seed
+    table["target"], table["retrained_spread"] = case.target, float(case.retrained.std())
+    for field, path in asdict(real[0]).items():
+        if field != "weights":
+            table[f"start_{field}"] = float(path[0, 0])
+    floor = RETAIN_FLOOR * float(real[0].retain_accuracy[0, 0])
+    table["floor"] = floor
+    for column, values in _hits(predicted, case.target).items():
+        table[f"predicted_{column}"] = values
+    hits = [_hits(path, case.target) for path in real]
+    for column in hits[0]:
+        table[f"real_{column}"] = [float(hit[column][0]) for hit in hits]
+    table["probe"], table["speed"] = False, 1.0
+    if name in LARGE:
+        _add_calibrated(table, tangent, case, several, real, seed)
+    _add_validity(table, tangent, case, several, seed)
+    table["built_seconds"], table["followed_seconds"], table["ran_seconds"] = built, followed, ran
+    return table
+
+
+def _follow(tangent: TangentModel, case: Problem, several: list[Setting], seed: int) -> TangentPath:
+    return follow(
+        tangent,
+        case.targets,
+        case.forget,
+        [s.algorithm for s in several],
+        [s.learning_rate for s in several],
+        steps=STEPS,
+        seed=seed,
+    )
+
+
+def _run(case: Problem, setting: Setting, seed: int) -> LossPath:
+    """One real run, until the target is reached or the steps are over."""
+    target = case.target
+    return run_network(
+        case.model,
+        case.inputs,
+        case.targets,
+        case.forget,
+        setting.algorithm,
+        setting.learning_rate,
+        trained=case.family.trained,
+        parameters=case.family.chosen,
+        steps=STEPS,
+        seed=seed,
+        until=lambda forgotten, kept: forgotten >= target,
+    )
+
+
+def _hits(path: LossPath, target: float) -> dict[str, np.ndarray]:
+    """Passing time, and accuracies at the first step at the target or else at the last one."""
+    last = len(path.forget_loss) - 1
+    step = path.steps_to(target).clamp_max(last).long()[None]
+    return {
+        "time": path.crossing(target).numpy(),
+        "retain": path.retain_accuracy.gather(0, step)[0].numpy(),
+        "watched": path.watched_accuracy.gather(0, step)[0].numpy(),
+    }
+
+
+def _add_calibrated(
+    table: pd.DataFrame,
+    tangent: TangentModel,
+    case: Problem,
+    several: list[Setting],
+    real: list[LossPath],
+    seed: int,
+) -> None:
+    """Columns calibrated_*, speed and probe: the clock fixed by one run, chosen before it is run.
+
+    The probe is the setting that is predicted to reach the target nearest to a third of the steps,
+    among those predicted to keep the retain floor.
+    """
+    kept = table["predicted_retain"] >= table["floor"]
+    distance = (table["predicted_time"] - STEPS / 3).abs().where(kept, np.inf)
+    probe = int(distance.argmin())
+    setting = several[probe]
+    fixed = calibrate(
+        tangent,
+        Probe(
+            real[probe],
+            case.target,
+            case.targets,
+            case.forget,
+            setting.algorithm,
+            setting.learning_rate,
+            seed=seed,
+        ),
+    )
+    for column, values in _hits(_follow(fixed, case, several, seed), case.target).items():
+        table[f"calibrated_{column}"] = values
+    table["probe"], table["speed"] = np.arange(len(table)) == probe, fixed.speed
+
+
+def _add_validity(
+    table: pd.DataFrame, tangent: TangentModel, case: Problem, several: list[Setting], seed: int
+) -> None:
+    """Columns trusted, growth and bend, on settings spread over those predicted to succeed."""
+    fine = (table["predicted_retain"] >= table["floor"]) & np.isfinite(table["predicted_time"])
+    rows = np.flatnonzero(fine)
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(CHECKED, len(rows))).astype(int))]
+    for column in ("trusted", "growth", "bend"):
+        table[column] = np.nan
+    for row in rows:
+        setting = several[row]
+        found = validate(
+            case.model,
+            case.inputs,
+            case.targets,
+            case.forget,
+            tangent,
+            setting.algorithm,
+            setting.learning_rate,
+            steps=int(np.ceil(table["predicted_time"][row])),
+            seed=seed,
+            parameters=case.family.chosen,
+        )
+        table.loc[row, ["trusted", "growth", "bend"]] = (
+            float(found.trusted),
+            found.growth,
+            found.bend,
+        )
+
+
+FROZEN = {"mixing": 0.3, "share": 0.2, "steps": 60, "every": 5}  # of the run that shows why
+
+
+def curvature_path(name: str, forget_set: ForgetSet, seed: int) -> pd.DataFrame:
+    """Why frozen curvature fails: one real run, its tangent, and the loss's quadratic at w_0.
+
+    Every fifth step: the forget loss of the network, of its tangent model, and of the tangent model
+    with the loss's second-order expansion at w_0 in place of the loss (frozen); lowest, λ_min(A(w))
+    of the network's GGN where it is.
+    """
+    case = problem(name, forget_set, seed)
+    tangent = tangent_of(case)
+    rate = FROZEN["share"] * 2 / retain_sharpness(tangent, case.targets, case.forget)
+    update = AscentDescent(FROZEN["mixing"], *BATCHES, sampling="without_replacement")
+    options = {"steps": int(FROZEN["steps"]), "seed": seed}
+    predicted = follow(tangent, case.targets, case.forget, update, rate, **options)
+    frozen = _frozen_losses(tangent, case, update, rate, seed)
+    rows = []
+    for step in range(0, int(FROZEN["steps"]) + 1, int(FROZEN["every"])):
+        real = run_network(
+            case.model,
+            case.inputs,
+            case.targets,
+            case.forget,
+            update,
+            rate,
+            trained=case.family.trained,
+            parameters=case.family.chosen,
+            steps=step,
+            seed=seed,
+        )
+        rows.append(
+            {
+                "step": step,
+                "network": float(real.forget_loss[-1, 0]),
+                "tangent": float(predicted.forget_loss[step, 0]),
+                "frozen": frozen[step],
+                "lowest": _lowest(case, update, real.weights),
+            }
+        )
+    return pd.DataFrame(rows).assign(target=case.target, learning_rate=rate)
+
+
+def _frozen_losses(
+    tangent: TangentModel, case: Problem, update: AscentDescent, rate: float, seed: int
+) -> list[float]:
+    """Forget loss ℓ_0 + g·z + ½zᵀΛz along the run whose slopes are g + Λz, z = Jδ."""
+    n, c = len(case.forget), tangent.outputs.shape[1]
+    targets = case.targets[:n]
+    outputs, kernel = tangent.outputs[:n].double(), tangent.kernel[: n * c].double()
+    loss = loss_of("cross_entropy")
+    start, slope = loss.value(outputs, targets), loss.slope(outputs, targets)
+    curvature = loss.curvature(outputs, targets)
+    moved = torch.zeros(n, c, dtype=torch.float64)
+    values = []
+    for batch in [*draw_batches(update, case.forget, steps=int(FROZEN["steps"]), seed=seed), None]:
+        bent = (curvature @ moved[:, :, None])[:, :, 0]
+        quadratic = start + ((slope + bent / 2) * moved).sum(dim=1)
+        values.append(float(quadratic[case.forget].mean()))
+        if batch is not None:
+            push = torch.zeros(n, c, dtype=torch.float64)
+            weights = batch.weights(torch.tensor([update.mixing], dtype=torch.float64))
+            push[batch.samples] = weights * (slope + bent)[batch.samples]
+            moved -= rate * (kernel @ push.flatten()).view(n, c)
+    return values
+
+
+def _lowest(case: Problem, update: AscentDescent, weights: torch.Tensor) -> float:
+    """λ_min(A) of the GGN at these weights."""
+    model = copy.deepcopy(case.model)
+    vector_to_parameters(weights, model.parameters())
+    n = len(case.forget)
+    curvature = Curvature.from_model(
+        model, case.inputs[:n], case.targets[:n], case.forget, "cross_entropy"
+    )
+    return float(torch.linalg.eigvalsh(mean_operator(curvature, update))[0])

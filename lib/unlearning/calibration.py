@@ -1,0 +1,78 @@
+"""A tangent model's clock, fixed by one real run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import scipy.optimize
+import torch
+from torch import Tensor
+
+from lib.stability.algorithm import AscentDescent
+from lib.unlearning.paths import LossPath
+from lib.unlearning.tangent import TangentModel, follow
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One real run of the network, with the settings that `follow` would take, for `calibrate`.
+
+    real: the network's losses, from `run_network` with these settings; target: the forget loss at
+    whose passing the two clocks are compared. The rest as in `follow`.
+    """
+
+    real: LossPath
+    target: float
+    targets: Tensor
+    forget: Tensor | Sequence[int]
+    algorithm: AscentDescent
+    learning_rate: float
+    loss: str = "cross_entropy"
+    weight_decay: float = 0.0
+    batches: Sequence[tuple[Tensor, Tensor]] | None = None
+    seed: int = 0
+
+
+def calibrate(tangent: TangentModel, probe: Probe) -> TangentModel:
+    """The tangent model with its kernel scaled so that it passes the target when the network did.
+
+    As a network unlearns its kernel grows (seldom: shrinks), by a factor that depends on the
+    network much more than on the setting; so one real run fixes it for all settings. The factor,
+    `speed`, multiplies the kernel, not damping or weight decay. Measured, not proved: chapter
+    tangent_model.
+
+    Raises:
+        RuntimeError: if the network did not pass the target, passed it at the start, or no speed in
+            [1/8, 8] explains when it did; with the times that were found.
+    """
+    wanted = float(probe.real.crossing(probe.target)[0])
+    steps = len(probe.real.forget_loss) - 1
+    if not 0 < wanted < torch.inf:
+        raise RuntimeError(
+            f"probe must pass forget loss {probe.target:.3g} after its start, got {wanted} steps"
+        )
+
+    def late(log_speed: float) -> float:
+        path = follow(
+            replace(tangent, speed=math.exp(log_speed)),
+            probe.targets,
+            probe.forget,
+            probe.algorithm,
+            probe.learning_rate,
+            steps=4 * steps if probe.batches is None else steps,
+            loss=probe.loss,
+            weight_decay=probe.weight_decay,
+            batches=probe.batches,
+            seed=probe.seed,
+        )
+        return min(float(path.crossing(probe.target)[0]), 8.0 * steps) - wanted
+
+    widest = math.log(8)
+    if late(-widest) < 0 or late(widest) > 0:
+        raise RuntimeError(
+            f"the network passes forget loss {probe.target:.3g} after {wanted:.3g} steps, its "
+            f"tangent after {late(0) + wanted:.3g}: no speed in [1/8, 8] explains that"
+        )
+    return replace(tangent, speed=math.exp(scipy.optimize.brentq(late, -widest, widest, xtol=1e-4)))

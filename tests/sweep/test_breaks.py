@@ -1,0 +1,46 @@
+"""Ctrl-C at any moment: exit status 130, one line, no traceback, no process left."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from lib import store
+from tests.support.sweeping import write_notebook
+from tests.sweep.test_sweep import COMMAND, ENVIRONMENT
+
+SLEEPY = "import time\ntime.sleep(0.5)\nfrom myst_nb import glue\nglue('value', n)"
+STARTED = 0.15  # seconds until Python itself runs; before, Ctrl-C is Python's own affair
+
+
+@pytest.mark.slow
+def test_an_interruption_at_any_moment_ends_with_130_and_one_line(tmp_path):
+    """As a terminal does it: every process of the group hears it."""
+    notebook, out = write_notebook(tmp_path / "tiny.ipynb", SLEEPY), tmp_path / "out"
+    command = [*COMMAND, notebook, "--out", str(out), "--workers", "2"]
+    draw = random.Random(0)
+    moments = [STARTED + draw.random() * spread for spread in (0.5, 0.5, 1, 2, 4, 6)]
+    for number, moment in enumerate(moments):
+        sweeping = subprocess.Popen(
+            [*command, "--grid", f"seed={number}", "n=0:40"], env=ENVIRONMENT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        time.sleep(moment)
+        family = psutil.Process(sweeping.pid).children(recursive=True)
+        os.killpg(sweeping.pid, signal.SIGINT)
+        _, errors = sweeping.communicate(timeout=30)
+        assert sweeping.returncode == 130, (moment, errors)
+        *progress, last = errors.splitlines()
+        assert last == "interrupted; the same command goes on from here", (moment, errors)
+        assert all(" of 40 points" in line for line in progress), (moment, errors)
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert not alive, (moment, alive)
+        assert all((store.read(stem).table["value"] < 40).all() for stem in results(out))
+
+
+def results(out):
+    return store.results_below(out) if out.exists() else []
