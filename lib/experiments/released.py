@@ -26,7 +26,7 @@ from lib.experiments.escape import Escape, HessianTest
 from lib.experiments.hessian_tests import EscapeMap, threshold_order
 from lib.randomness import seed_sequence
 from lib.stability.algorithm import AscentDescent
-from lib.stability.exponents import axis_laws, exponents_of, moment_exponent
+from lib.stability.exponents import axis_laws, critical_moment, exponents_of, moment_exponent
 from lib.stability.families import AxisFamily
 from lib.stability.sampling import draw_group_counts
 
@@ -195,7 +195,8 @@ def _column(
 
 def _bounding_order(laws: list[tuple[np.ndarray, np.ndarray]]) -> float:
     """The largest of `ORDERS` with E|X_a|^p ≤ 1 on every axis, 0.0 if there is none."""
-    return next((order for order in ORDERS if moment_exponent(laws, order) <= 0), 0.0)
+    largest = critical_moment(laws)
+    return next((order for order in ORDERS if order <= largest), 0.0)
 
 
 def _return_bound(shares: np.ndarray, sigma: np.ndarray, order: np.ndarray) -> np.ndarray:

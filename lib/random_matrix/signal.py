@@ -45,8 +45,8 @@ def expected_coherence(snr: float, dim: int, n_retain: int, n_forget: int) -> Ex
         χ ≈ (e²+s²)/√(q_r q_f),  q_c = (E S_ii² − E S_ij²)/n_c + E S_ij²,  E S_ii² = 1 + 2s²;
 
     σ_c = λ_1(S_cc)/max_i S_ii by second-order perturbation about the mean matrix over the mean
-    maximum of n_c chi-squared norms. Biases are of order 1/d in the pair and in σ (−6 % at d = 10,
-    SNR .02, n = 200 and 400), 1/n in χ; the book measures them at its own size.
+    maximum of n_c chi-squared norms. Biases are of order 1/d in the pair and in σ (−6 to −8 %
+    at d = 10, SNR .02, n = 200 and 400), 1/n in χ; the book measures them at its own size.
     Raises ValueError for snr not a finite number > 0, dim < 2 or a sample count < 2.
     """
     snr = require_above("snr", snr, 0, LARGEST_SNR)

@@ -118,6 +118,10 @@ def test_map_holds_the_test_and_its_predictions():
             assert result.at_threshold[line, column] == pytest.approx(expected)
 
 
+def test_steps_however_large_are_taken_not_refused():
+    assert int(released_hessian_test([5], [5], learning_rate=1e10, repetitions=2, steps=5)) == 0
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="batch must be in"):
         released_hessian_test([101], [5])

@@ -368,6 +368,16 @@ EXPERIMENTS: list[tuple[str, Arguments]] = [
         },
     ),
     (
+        "released_map",
+        lambda: {
+            "batches": [2, 8], "sigmas": [5, 30], "repetitions": 2, "steps": 10, "seed": 0,
+        },
+    ),
+    (
+        "negative_curvature",
+        lambda: {"linear_steps": 20.0, "learning_rate": 0.1, "factor": 1e3},
+    ),
+    (
         "resistance",
         lambda: {
             "snrs": [0.5, 1.0], "seeds": 1, "network": small_network(),
