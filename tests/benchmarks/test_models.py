@@ -1,4 +1,4 @@
-"""Time and peak memory of curvature at scale. Run with -s to see the table; minutes on two cores."""
+"""Time and peak memory of curvature at scale. Run with -s to see the table: minutes."""
 
 import os
 import subprocess
