@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from lib.checks import (
+    LARGEST,
+    is_finite,
     require_count,
     require_finite,
     require_kind,
@@ -83,6 +85,10 @@ def lyapunov_exponent(
     steps = require_count("steps", steps, 5)
     runs = require_count("runs", runs, 2)
     require_kind("curvature", curvature, Curvature)
+    if is_finite(learning_rate) and learning_rate > LARGEST:
+        raise ValueError(
+            f"learning_rate must keep one step inside float64's range, got {learning_rate!r}"
+        )
     walk = _walk(curvature, algorithm, learning_rate, runs, seed)
     i, j, growth = steps // 100, steps // 4, curvature.factors.new_zeros(runs)
     at_i = at_j = growth
