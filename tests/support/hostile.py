@@ -27,6 +27,7 @@ SECONDS = 10  # of the processor that a call may take
 BUILT = {name for _, name, _ in VALID_CALLS}  # classes among them are made by hand, and check
 # Where a sequence's member is named, or another argument of which each needs as many.
 ALSO = {"seeds": {"seed"}, "batches": {"batch"}, "sigmas": {"sigma"}, "crossings": {"dims"}}
+ALSO |= {"factors": {"forget"}, "signal_norms": {"errors"}, "setting": {"dims"}}
 
 
 class TooLong(Exception):
