@@ -184,3 +184,10 @@ def test_bad_input_raises():
     with pytest.raises(ValueError, match="mixing"):
         escape_steps(1.0, 1.0, 0.5, 0.5)
     assert forget_condition(2.0, 0.5) == math.inf
+
+
+def test_escape_steps_of_a_signal_too_weak_to_leave_the_bulk_are_the_bulks():
+    lower, _ = spectrum_edges(0.3, 0.25, 1.0)
+    growth = 1 - lower / (0.7 * (1 + math.sqrt(0.25)) ** 2)
+    assert single_set_outlier(0.01, 0.25) is None
+    assert escape_steps(0.01, 0.3, 0.25, 1.0) == pytest.approx(math.log(1e3) / math.log(growth))

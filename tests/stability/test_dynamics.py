@@ -211,9 +211,10 @@ def test_simulated_mean_square_agrees_with_the_exact_path(sampling, rank):
 def test_steps_to_amplify_is_where_the_exact_path_crosses():
     _, _, curvature, _ = build(CASES[0], "bernoulli")
     algorithm = AscentDescent(0.6, 2, 1)
-    steps = steps_to_amplify(curvature, algorithm, 0.1, 50.0)
-    path = mean_square_path(curvature, algorithm, 0.1, steps=steps)
-    assert path[-1] >= 50 > path[-2]
+    for amplification in (1.5, 50.0):
+        steps = steps_to_amplify(curvature, algorithm, 0.1, amplification)
+        path = mean_square_path(curvature, algorithm, 0.1, steps=steps)
+        assert path[-1] >= amplification > path[-2]
     with pytest.raises(ValueError, match="amplification must be > 1"):
         steps_to_amplify(curvature, algorithm, 0.1, 1.0)
     with pytest.raises(ValueError, match="learning_rate must make"):

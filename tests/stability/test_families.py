@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.stability.data_coherence import coherence
-from lib.stability.families import angled_family
+from lib.stability.families import angled_family, gaussian_curvature
 
 
 def test_angled_family_without_noise_is_two_lines_at_an_angle():
@@ -21,6 +21,14 @@ def test_angled_family_has_unit_energy_and_the_angles_asked_for():
     # The mean inner product with the retain gradients is s·cos θ; its error per sample is 1/√d.
     inner = gram[400:, :400].mean(dim=1)
     assert float((inner - 0.5 * angles.cos()).abs().mean()) < 0.06
+
+
+def test_gaussian_curvature_has_unit_energy_and_the_alignment_asked_for():
+    gram = gaussian_curvature(300, 100, 200, alignment=0.3).gram
+    torch.testing.assert_close(gram, gaussian_curvature(300, 100, 200, alignment=0.3, seed=0).gram)
+    assert float(gram.diagonal().mean()) == pytest.approx(1.0, abs=0.02)
+    between = (gram.sum() - gram.diagonal().sum()) / (400 * 399)
+    assert float(between) == pytest.approx(0.3, abs=0.02)
 
 
 @pytest.mark.parametrize(

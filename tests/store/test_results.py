@@ -180,6 +180,12 @@ def test_load_is_one_tidy_table(tmp_path):
     assert list(table["grid"]) == [(1, 0)] * 2 + [(1, 1)] * 3
 
 
+def test_load_sorts_numbers_as_numbers_and_before_words(tmp_path):
+    for n in (10, 9.5, "a", -1, 100):
+        save(tmp_path / str(n), pd.DataFrame({"x": [0.0]}), parameters={"n": n})
+    assert list(store.load(tmp_path)["n"]) == [-1, 9.5, 10, 100, "a"]
+
+
 def test_load_renames_a_result_that_has_a_parameters_name_and_another_value(tmp_path):
     save(tmp_path / "a", pd.DataFrame({"snr": [0.25]}), parameters={"snr": 0.246})
     table = store.load(tmp_path)

@@ -27,6 +27,7 @@ SECONDS = 10  # of the processor that a call may take
 BUILT = {name for _, name, _ in VALID_CALLS}  # classes among them are made by hand, and check
 # Where a sequence's member is named, or another argument of which each needs as many.
 ALSO = {"seeds": {"seed"}, "batches": {"batch"}, "sigmas": {"sigma"}, "crossings": {"dims"}}
+ALSO |= {"factors": {"forget"}, "signal_norms": {"errors"}, "setting": {"dims"}}
 
 
 class TooLong(Exception):
@@ -162,14 +163,15 @@ def leaves(value):
 
 def names_in(value, name):
     """The argument's name and, for one of the package's own objects, those of its parts."""
+    names = {name} | ALSO.get(name, set())
     if isinstance(value, str):  # the axis of a map: a name and its values
-        return {name, value}
+        return names | {value}
     if isinstance(value, list | tuple):
-        return {name}.union(*(names_in(part, name) for part in value))
+        return names.union(*(names_in(part, name) for part in value))
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)
-        return {name}.union(*(names_in(getattr(value, f.name), f.name) for f in fields))
-    return {name} | ALSO.get(name, set())
+        return names.union(*(names_in(getattr(value, f.name), f.name) for f in fields))
+    return names
 
 
 def own(error):
