@@ -221,7 +221,9 @@ def problem(name: str, forget_set: ForgetSet, seed: int) -> Problem:
         chosen = members[order[: round(CLASS_SHARE * len(members))]]
     forget = torch.zeros(n, dtype=torch.bool).index_fill_(0, chosen, True)
     model = _trained(family, inputs[:n], targets[:n], seed, 0)
-    encoder = model[0] if family.encoded else nn.Identity()
+    encoder: nn.Module = nn.Identity()
+    if family.encoded:
+        encoder, model = model.get_submodule("0"), model.get_submodule("1")
     kept, gone = (~forget).nonzero()[:, 0], forget.nonzero()[:, 0]
     losses = []
     for again in range(1, RETRAINED + 1):
@@ -230,7 +232,6 @@ def problem(name: str, forget_set: ForgetSet, seed: int) -> Problem:
             losses.append(F.cross_entropy(other(inputs[gone]), targets[gone]))
     with torch.no_grad():  # a frozen encoder sees each sample once
         seen = encoder(inputs)
-    model = model[1] if family.encoded else model
     return Problem(model, seen, targets, forget, torch.stack(losses).double(), family)
 
 
@@ -247,8 +248,8 @@ def _trained(family: Family, inputs: Tensor, targets: Tensor, seed: int, part: i
     names = [name for name, _ in model.named_parameters()]
     if family.parameters:  # first the network that adapters or a new head are put on
         base = [name for name in names if "lora" not in name]
-        elsewhere = (rest[-ELSEWHERE:] for rest in _data(family.data, seed))
-        _adam(model, base, *elsewhere, BASE_EPOCHS, stream("base batches", seed))
+        others, classes = (rest[-ELSEWHERE:] for rest in _data(family.data, seed))
+        _adam(model, base, others, classes, BASE_EPOCHS, stream("base batches", seed))
         names = [name for name in names if family.parameters in name]
     _adam(model, names, inputs, targets, family.epochs, stream("training batches", seed, part))
     return model.eval()

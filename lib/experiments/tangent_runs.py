@@ -234,11 +234,11 @@ def curvature_path(name: str, forget_set: ForgetSet, seed: int) -> pd.DataFrame:
     tangent = tangent_of(case)
     rate = FROZEN["share"] * 2 / retain_sharpness(tangent, case.targets, case.forget)
     update = AscentDescent(FROZEN["mixing"], *BATCHES, sampling="without_replacement")
-    options = {"steps": int(FROZEN["steps"]), "seed": seed}
-    predicted = follow(tangent, case.targets, case.forget, update, rate, **options)
+    steps = int(FROZEN["steps"])
+    predicted = follow(tangent, case.targets, case.forget, update, rate, steps=steps, seed=seed)
     frozen = _frozen_losses(tangent, case, update, rate, seed)
     rows = []
-    for step in range(0, int(FROZEN["steps"]) + 1, int(FROZEN["every"])):
+    for step in range(0, steps + 1, int(FROZEN["every"])):
         real = run_network(
             case.model,
             case.inputs,

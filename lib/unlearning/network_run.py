@@ -97,7 +97,7 @@ def run_network(
         if until is not None and until(float(row[0]), float(row[1])):
             break
     ended = torch.cat([w.flatten() for w in weights.values()])
-    return NetworkPath(*recorder.rows(), ended)
+    return NetworkPath(**recorder.fields(), weights=ended)
 
 
 def _evaluated(net: PerSample, weights: dict[str, Tensor], x: Any) -> Tensor:

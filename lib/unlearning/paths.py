@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -203,10 +203,15 @@ class Recorder:
         value, right = (part.double() for part in scores(outputs, self._targets, self._loss))
         value = torch.where(value.isnan(), torch.inf, value)
         forget, retain, watched = self._sets
-        pairs = (value, forget), (value, retain), (right, forget), (right, retain)
-        pairs += (value, watched), (right, watched)
+        pairs = [(value, forget), (value, retain), (right, forget), (right, retain)]
+        pairs += [(value, watched), (right, watched)]
         return torch.stack([part[members].mean(dim=0) for part, members in pairs])
 
     def rows(self) -> Tensor:
         """(6, steps+1, settings), in the order of `LossPath`."""
         return torch.stack(self._rows, dim=1)
+
+    def fields(self) -> dict[str, Tensor]:
+        """The same by name."""
+        names = (field.name for field in fields(LossPath))
+        return dict(zip(names, self.rows(), strict=True))

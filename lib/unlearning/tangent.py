@@ -7,14 +7,21 @@ matrix product a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lib.checks import describe, require_above, require_mask, require_nonnegative
+from lib.checks import (
+    describe,
+    is_finite,
+    require_above,
+    require_items,
+    require_mask,
+    require_nonnegative,
+)
 from lib.stability.algorithm import AscentDescent
 from lib.stability.jacobian import jacobian_vector, output_gram
 from lib.stability.modules import Chosen, Forward, per_sample, samples
@@ -285,25 +292,26 @@ def _settings(
     tangent: TangentModel,
 ) -> tuple[AscentDescent, _Settings]:
     """One algorithm (batch sizes and sampling are those of all) and every setting's numbers."""
-    several = [algorithm] if isinstance(algorithm, AscentDescent) else list(algorithm)
-    rates = list(learning_rate) if isinstance(learning_rate, Iterable) else [learning_rate]
-    if not several or len(several) != len(rates):
+    several = (
+        [algorithm]
+        if isinstance(algorithm, AscentDescent)
+        else require_items("algorithm", algorithm, AscentDescent)
+    )
+    given: Any = [learning_rate] if is_finite(learning_rate) else learning_rate
+    rates = [
+        require_nonnegative("learning_rate", rate) for rate in require_items("learning_rate", given)
+    ]
+    if len(several) != len(rates):
         raise ValueError(
             f"algorithm and learning_rate must be equally long sequences of at least one setting, "
             f"got {len(several)} and {len(rates)}"
         )
-    for rate in rates:
-        require_nonnegative("learning_rate", rate)
     shared = {(a.retain_batch, a.forget_batch, a.sampling) for a in several}
     if len(shared) > 1:
         raise ValueError(
             "algorithm must have the same batch sizes and sampling in every setting, since they "
             f"share their batches, got {sorted(shared)}"
         )
-    options = {"dtype": tangent.outputs.dtype, "device": tangent.outputs.device}
-    rate = torch.tensor([float(r) for r in rates], dtype=torch.float64)
-    columns = [tangent.speed * rate, rate] + [
-        torch.tensor([getattr(a, name) for a in several], dtype=torch.float64)
-        for name in ("mixing", "damping", "momentum")
-    ]
-    return several[0], _Settings(*(column.to(**options) for column in columns))
+    columns = [[tangent.speed * rate for rate in rates], rates]
+    columns += [[getattr(a, name) for a in several] for name in ("mixing", "damping", "momentum")]
+    return several[0], _Settings(*(tangent.outputs.new_tensor(column) for column in columns))

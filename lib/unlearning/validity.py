@@ -139,8 +139,8 @@ def _displacement(net: PerSample, x: Any, push: Tensor, pulled: float) -> dict[s
     for i in range(0, len(push), CHUNK):
         rows = part(x, slice(i, min(i + CHUNK, len(push))))
         inputs = net.moved(rows)
-        outputs, back = vjp(lambda w, inputs=inputs: net.at(w, inputs).flatten(1), net.trained)
-        (slope,) = back(push[i : i + CHUNK].to(outputs))
+        pull = vjp(lambda w, inputs=inputs: net.at(w, inputs).flatten(1), net.trained)[1]
+        (slope,) = pull(push[i : i + CHUNK].to(net.dtype))
         total = {name: total[name] - slope[name] for name in total}
     return total
 
@@ -156,8 +156,8 @@ def _looks(
         def outputs(w: dict[str, Tensor], inputs: Any = inputs) -> Tensor:
             return net.at(w, inputs).flatten(1)
 
-        _, near = jvp(outputs, (net.trained,), (delta,))
-        real, far = jvp(outputs, (there,), (delta,))
+        near = jvp(outputs, (net.trained,), (delta,))[1]
+        real, far = jvp(outputs, (there,), (delta,))[:2]
         rows.append((near.detach(), far.detach(), real.detach()))
     return rows
 

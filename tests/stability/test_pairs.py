@@ -29,7 +29,7 @@ def test_pair_coherence_is_that_of_the_explicit_matrices(rank, mixing):
 
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 2), (3, 1), (2, 2)])
 def test_a_few_pairs_are_those_of_the_explicit_matrices(sizes):
-    hessians, forget = random_instance(*sizes, 4, seed=3)
+    hessians, forget = random_instance(sizes[0], sizes[1], 4, seed=3)
     curvature = Curvature.from_hessians(hessians, forget)
     assert pair_coherence(curvature, 0.2) == pytest.approx(dense(hessians, forget, 0.2)[0])
 

@@ -1,6 +1,7 @@
 """The tangent model against the linearised network in parameter space, and against networks."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -276,7 +277,7 @@ def test_the_weights_that_follow_reaches_give_its_outputs(damping, decay, moment
     inputs, targets, forget = data("cross_entropy", 4)
     tangent, J = built(model, inputs), jacobian_of(model, inputs)
     algorithm = AscentDescent(0.4, 4, 3, damping=damping, momentum=momentum)
-    options = {"steps": 30, "weight_decay": decay, "seed": 2}
+    options: dict[str, Any] = {"steps": 30, "weight_decay": decay, "seed": 2}
     push, pulled = follow_weights(tangent, targets, forget, algorithm, 0.05, **options)
     w = parameters_to_vector(model.parameters()).detach()
     delta = -(push.flatten() @ J[:TRAINED].flatten(0, 1) + pulled * w)
@@ -333,7 +334,7 @@ def test_a_run_stops_where_its_rule_says():
     model = network(4)
     inputs, targets, forget = data("cross_entropy", 4)
     algorithm = AscentDescent(0.5, 4, 3)
-    options = {"trained": TRAINED, "seed": 1}
+    options: dict[str, Any] = {"trained": TRAINED, "seed": 1}
     whole = run_network(model, inputs, targets, forget, algorithm, 0.3, steps=60, **options)
     target = float(whole.forget_loss[20, 0])
     stopped = run_network(
