@@ -1,19 +1,49 @@
-"""Unlearning any torch model: the real update, measured against its prediction.
+"""Unlearning any torch model: the real update, and what can be said of it before it runs.
 
-`ascent_descent` runs the update and measures its growth, `interpolation` trains a model to where
-the theory starts, `images` holds real data that ships with a package.
+The tangent model (`tangent`: the network linearised, the loss exact; `calibration`, `validity`,
+`certificates`) beside the real run (`network_run`; both record `paths`); `ascent_descent` measures
+growth against the exact theory from where `interpolation` trains a model to; `yardsticks` say how
+far from a retrained model an unlearned one is; `images` holds real data.
 """
 
 from lib.unlearning.ascent_descent import Growth, ModuleRuns, measure_growth, unlearn
-from lib.unlearning.images import Digits, digits
+from lib.unlearning.calibration import Probe, calibrate
+from lib.unlearning.certificates import Containment, containment, fastest_rise, retain_sharpness
+from lib.unlearning.images import Digits, digits, fashion_mnist
 from lib.unlearning.interpolation import interpolate
+from lib.unlearning.network_run import NetworkPath, run_network
+from lib.unlearning.paths import LossPath
+from lib.unlearning.tangent import TangentModel, TangentPath, follow, follow_weights
+from lib.unlearning.validity import Validity, validate
+from lib.unlearning.yardsticks import Accuracies, klom, klom_floor, margins, tug_of_war
 
 __all__ = [
+    "Accuracies",
+    "Containment",
     "Digits",
     "Growth",
+    "LossPath",
     "ModuleRuns",
+    "NetworkPath",
+    "Probe",
+    "TangentModel",
+    "TangentPath",
+    "Validity",
+    "calibrate",
+    "containment",
     "digits",
+    "fashion_mnist",
+    "fastest_rise",
+    "follow",
+    "follow_weights",
     "interpolate",
+    "klom",
+    "klom_floor",
+    "margins",
     "measure_growth",
+    "retain_sharpness",
+    "run_network",
+    "tug_of_war",
     "unlearn",
+    "validate",
 ]

@@ -179,7 +179,7 @@ def measure_growth(
     # X is PSD up to rounding, which leaves eigenvalues of either sign around zero.
     root = vectors * values.clamp_min(0).sqrt()
     generator = stream("module starts", seed)
-    normal = torch.randn(runs, len(X), generator=generator, dtype=X.dtype).to(X)
+    normal = torch.randn(runs, len(X), generator=generator, dtype=X.dtype, device="cpu").to(X)
     start = size * normal @ root.T @ parameter_basis(curvature, jacobian)
     path = unlearn(
         model,

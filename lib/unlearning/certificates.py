@@ -150,7 +150,7 @@ def retain_sharpness(
     outputs, kernel = tangent.outputs[:n], tangent.kernel[: n * c]
     root = loss_of(loss).curvature_root(outputs, checked[:n])
     if root is None:
-        root = torch.eye(c).to(outputs).expand(n, c, c)
+        root = torch.eye(c, dtype=outputs.dtype, device=outputs.device).expand(n, c, c)
     root = root * (~mask)[:, None, None] / (~mask).sum() ** 0.5
 
     def times(vector: np.ndarray) -> np.ndarray:

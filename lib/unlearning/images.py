@@ -48,13 +48,14 @@ def digits(n_retain: int, n_forget: int, *, seed: int = 0) -> Digits:
     if n > len(numbers):
         raise ValueError(f"n_retain + n_forget must be at most {len(numbers)}, got {n}")
     # No `stream`: published examples name their seeds.
-    chosen = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))[:n]
-    drawn = torch.as_tensor(numbers)[chosen]
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(numbers), generator=generator, device="cpu")[:n]
+    drawn = torch.from_numpy(numbers)[chosen]
     return Digits(
-        images=torch.as_tensor(images)[chosen] / 16,
+        images=torch.from_numpy(images)[chosen] / 16,
         labels=1.0 - 2.0 * (drawn % 2).double(),
         digits=drawn,
-        forget=torch.arange(n) >= n_retain,
+        forget=torch.arange(n, device="cpu") >= n_retain,
     )
 
 
@@ -70,6 +71,6 @@ def fashion_mnist() -> tuple[Tensor, Tensor]:
     Source: Xiao, Rasul and Vollgraf (arXiv 1708.07747), MIT licence, © 2017 Zalando SE; its text
     stands beside the file.
     """
-    with np.load(Path(__file__).with_name("fashion_mnist.npz"), allow_pickle=False) as held:
+    with np.load(Path(__file__).with_name("fashion.npz"), allow_pickle=False) as held:
         images, classes = torch.from_numpy(held["images"]), torch.from_numpy(held["labels"])
     return images[:, None].float() / 255, classes.long()

@@ -55,8 +55,8 @@ def interpolate(
             return loss
         jacobian = loss_jacobian(model, inputs, targets, "squared").flatten(0, 1).to(weights)
         gram = jacobian @ jacobian.T
-        shift = mu * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
-        step = jacobian.T @ torch.linalg.solve(gram + shift, residual)
+        gram.diagonal().add_(mu * gram.diagonal().mean())
+        step = jacobian.T @ torch.linalg.solve(gram, residual)
         vector_to_parameters(weights - step, trainable)
         trial = _residual(model, inputs, targets)
         if _half_square(trial, len(inputs)) < loss:

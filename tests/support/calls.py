@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib import cnn, experiments, random_matrix, stability
+from lib import cnn, experiments, random_matrix, stability, unlearning
 
 Arguments = Callable[[], dict[str, Any]]
 F64 = torch.float64
 
 # Exported for their attributes; none is made by hand outside the wing that returns it.
 RESULTS = {
-    "stability": {"SAMPLINGS", "Coherence", "Exponents", "Sampling", "Window"},
+    "stability": {"SAMPLINGS", "Coherence", "Exponents", "OutputGram", "Sampling", "Window"},
     "random_matrix": {"ExpectedCoherence", "Outlier"},
     "cnn": {"BlockModel", "Fit", "LeaveOneOut", "NotInterpolated", "Paths", "RankCorrelation"}
     | {"SignalNoise", "Trajectory"},
     "experiments": {"ErrorMap", "EscapeMap", "PerSample", "Resistance"},
+    "unlearning": {"Containment", "Digits", "Growth", "LossPath", "ModuleRuns", "NetworkPath"}
+    | {"TangentPath", "Validity"},
 }
 
 
@@ -69,6 +71,41 @@ def model() -> dict[str, Any]:
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=F64))
     inputs = torch.randn(6, 3, generator=generator, dtype=F64)
     return {"model": net, "inputs": inputs, "targets": inputs[:, :1].clone(), "loss": "squared"}
+
+
+def head() -> dict[str, Any]:
+    """A softmax head, so that its tangent model is itself; four samples trained, two watched."""
+    generator = torch.Generator().manual_seed(0)
+    net = torch.nn.utils.skip_init(torch.nn.Linear, 3, 4, dtype=F64)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=F64))
+    inputs = torch.randn(8, 3, generator=generator, dtype=F64)
+    targets = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    return {"model": net, "inputs": inputs, "targets": targets}
+
+
+def tangent() -> unlearning.TangentModel:
+    made = head()
+    return unlearning.TangentModel.from_model(made["model"], made["inputs"], trained=6, dtype=F64)
+
+
+def ascent(**more: Any) -> dict[str, Any]:
+    return {
+        "tangent": tangent(), "targets": head()["targets"], "forget": mask(),
+        "algorithm": rule(sampling="without_replacement", mixing=0.4), "learning_rate": 0.3,
+    } | more  # fmt: skip
+
+
+def probe() -> unlearning.Probe:
+    path = unlearning.follow(**ascent(), steps=12)
+    target = float(path.forget_loss[8, 0])
+    arguments = {k: v for k, v in ascent().items() if k != "tangent"}
+    return unlearning.Probe(path, target, **arguments)
+
+
+def margin_table(shift: float = 0.0) -> torch.Tensor:
+    return random_numbers(6, 3) + shift
 
 
 def data(seed: int = 0, n: int = 6) -> cnn.SignalNoise:
@@ -197,9 +234,21 @@ STABILITY: list[tuple[str, Arguments]] = [
     ("growth_factor", update),
     ("growth_mode", update),
     ("learning_rate_bounds", lambda: {"curvature": curvature(), "algorithm": rule()}),
+    (
+        "jacobian_vector",
+        lambda: {
+            "model": head()["model"], "inputs": head()["inputs"], "vector": random_numbers(16),
+        },
+    ),
     ("loss_jacobian", model),
     ("lyapunov_exponent", lambda: update(steps=8, runs=3, seed=0)),
     ("mean_operator", lambda: {"curvature": curvature(), "algorithm": rule()}),
+    (
+        "output_gram",
+        lambda: {
+            "model": head()["model"], "inputs": head()["inputs"], "trained": 6, "dtype": F64,
+        },
+    ),
     ("mean_square_path", lambda: update(steps=5)),
     ("moment_exponent", lambda: {"laws": laws(), "order": 1.5}),
     ("noise_gain", update),
@@ -399,7 +448,90 @@ EXPERIMENTS: list[tuple[str, Arguments]] = [
     ("trained_networks", lambda: {"wanted": [small_network()] * 2, "seeds": [0, 1]}),
 ]  # fmt: skip
 
+UNLEARNING: list[tuple[str, Arguments]] = [
+    ("Accuracies", lambda: {"forget": 0.5, "retain": 0.9, "test": 0.8}),
+    ("Probe", lambda: vars(probe())),
+    (
+        "TangentModel",
+        lambda: {
+            "outputs": tangent().outputs, "kernel": tangent().kernel, "anchor": tangent().anchor,
+            "speed": 1.5,
+        },
+    ),
+    (
+        "TangentModel.from_model",
+        lambda: {
+            "model": head()["model"], "inputs": head()["inputs"], "trained": 6, "dtype": F64,
+        },
+    ),
+    ("calibrate", lambda: {"tangent": tangent(), "probe": probe()}),
+    (
+        "containment",
+        lambda: {k: v for k, v in ascent().items() if k != "learning_rate"},
+    ),
+    ("digits", lambda: {"n_retain": 5, "n_forget": 2, "seed": 0}),
+    ("fashion_mnist", dict),
+    ("fastest_rise", lambda: {k: v for k, v in ascent().items() if k != "targets"}),
+    ("follow", lambda: ascent(steps=4, weight_decay=0.01, seed=1)),
+    ("follow_weights", lambda: ascent(steps=4, weight_decay=0.01, seed=1)),
+    (
+        "interpolate",
+        lambda: {
+            k: v for k, v in model().items() if k != "loss"
+        } | {"tolerance": 1e-3, "max_steps": 50},
+    ),
+    (
+        "klom",
+        lambda: {"unlearned_margins": margin_table(), "retrained_margins": margin_table(1.0)},
+    ),
+    ("klom_floor", lambda: {"models": 10, "repeats": 20, "seed": 0}),
+    (
+        "margins",
+        lambda: {"outputs": random_numbers(5, 4), "targets": torch.tensor([0, 1, 2, 3, 0])},
+    ),
+    (
+        "measure_growth",
+        lambda: {k: v for k, v in model().items() if k != "loss"} | {
+            "forget": mask(), "algorithm": rule(), "learning_rate": 0.1, "steps": 3, "runs": 3,
+            "seed": 0,
+        },
+    ),
+    (
+        "retain_sharpness",
+        lambda: {k: ascent()[k] for k in ("tangent", "targets", "forget")},
+    ),
+    (
+        "run_network",
+        lambda: head() | {
+            "forget": mask(), "algorithm": rule(), "learning_rate": 0.1, "trained": 6, "steps": 3,
+            "seed": 0,
+        },
+    ),
+    (
+        "tug_of_war",
+        lambda: {
+            "unlearned": unlearning.Accuracies(0.5, 0.9, 0.8),
+            "retrained": unlearning.Accuracies(0.6, 0.9, 0.7),
+        },
+    ),
+    (
+        "unlearn",
+        lambda: {k: v for k, v in model().items() if k != "loss"} | {
+            "forget": mask(), "algorithm": rule(), "learning_rate": 0.1, "steps": 3, "seed": 0,
+            "start": 0.1 * random_numbers(2, 4),
+        },
+    ),
+    (
+        "validate",
+        lambda: head() | {
+            "forget": mask(), "tangent": tangent(), "algorithm": rule(), "learning_rate": 0.1,
+            "steps": 3, "seed": 0,
+        },
+    ),
+]  # fmt: skip
+
 TABLES = {
+    "unlearning": UNLEARNING,
     "stability": STABILITY,
     "random_matrix": RANDOM_MATRIX,
     "cnn": CNN,
