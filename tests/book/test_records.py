@@ -17,6 +17,9 @@ CONVERTED = [
     "benign_overfitting",
     "heat_maps",
     "real_images",
+    "linearized_dynamics",
+    "coherence",
+    "thresholds",
 ]
 # A page, words of a claim on it, and a prediction that the claim must refuse 20 % down and 20 % up.
 PREDICTIONS = [
@@ -38,6 +41,14 @@ PREDICTIONS = [
     ("signal_noise_cnn", "Both factors are large", "linear"),
     ("benign_overfitting", "Five published numbers", "mean"),
     ("benign_overfitting", "The law holds in the middle", "law"),
+    ("linearized_dynamics", "Wherever the sampled mean's standard error", "predicted"),  # trusted
+    ("linearized_dynamics", "In the example $\\kappa =$", "kappa"),
+    ("linearized_dynamics", "In the example $\\kappa =$", "alpha"),
+    ("linearized_dynamics", "some rate is stable", "rates_found"),  # η*
+    ("thresholds", "The threshold is attained at every pair", "formula"),
+    ("coherence", "The coherence matrix of three data sets", "predicted_cross"),
+    ("intro", "Most of that is the step size", "step_size"),
+    ("intro", "Most of that is the step size", "by_curvature"),
 ]
 # The same for a number that is held from one side: a floor or a ceiling close to it.
 LIMITS = [
@@ -50,6 +61,7 @@ LIMITS = [
     ("heat_maps", "A prediction that is off does worse", "near"),
     ("signal_noise_cnn", "Both factors are large", "step_size"),
     ("signal_noise_cnn", "Both factors are large", "common"),
+    ("thresholds", "The bounds around the exact threshold", "above"),
 ]
 
 
@@ -70,7 +82,7 @@ def claim_on(page, words):
 @pytest.mark.parametrize("page", CONVERTED)
 def test_each_claim_of_a_page_is_recorded_and_broken_by_another_number(page):
     code = [cell.source for cell in source_of(page).cells if cell.cell_type == "code"]
-    made = re.findall(r"^(?:claim|captioned)\(", "\n".join(code), re.M)
+    made = re.findall(r"^\s*(?:claim|captioned)\(", "\n".join(code), re.M)
     found = list(claims_in(source_of(page)))
     assert len({record.id for record in found}) == len(found) == len(made)
     assert not re.search(r"^\s*assert\b|\bglue\b", "\n".join(code), re.M)
