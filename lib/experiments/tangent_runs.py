@@ -22,7 +22,7 @@ from lib.unlearning.certificates import retain_sharpness
 from lib.unlearning.network_run import run_network
 from lib.unlearning.paths import LossPath, draw_batches
 from lib.unlearning.tangent import TangentModel, TangentPath, follow
-from lib.unlearning.validity import validate
+from lib.unlearning.validity import RANGE, validate
 
 STEPS = 60
 RETAIN_FLOOR = 0.95
@@ -296,3 +296,47 @@ def _lowest(case: Problem, update: AscentDescent, weights: torch.Tensor) -> floa
         model, case.inputs[:n], case.targets[:n], case.forget, "cross_entropy"
     )
     return float(torch.linalg.eigvalsh(mean_operator(curvature, update))[0])
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often a prediction was right, over all runs of a table.
+
+    runs; counted, those that really reach the target with retain accuracy at the floor or above;
+    within, the share of these whose first step is right to max(2, 10 %); verdict, the share of all
+    runs for which "reaches the target with the floor kept" is right; ratio, median of real over
+    predicted time among the counted; checked, settings whose validity was asked; trusted, their
+    share called trusted; inside, the share of the trusted whose real time is in the stated range.
+    """
+
+    runs: int
+    counted: int
+    within: float
+    verdict: float
+    ratio: float
+    checked: int
+    trusted: float
+    inside: float
+
+
+def agreement(table: pd.DataFrame, prediction: str = "predicted") -> Agreement:
+    """Score the columns predicted_* (or calibrated_*) of `compare`'s rows against real_*."""
+    real, found = table["real_time"], table[f"{prediction}_time"]
+    success = np.isfinite(real) & (table["real_retain"] >= table["floor"])
+    promised = np.isfinite(found) & (table[f"{prediction}_retain"] >= table["floor"])
+    steps, told = np.ceil(real[success]), np.ceil(found[success])
+    right = (told - steps).abs() <= np.maximum(2, 0.1 * steps)
+    ratio = (real / found)[success & np.isfinite(found) & (found > 0)]
+    asked = table["trusted"].notna()
+    trusted = asked & (table["trusted"] == 1)
+    inside = (found / RANGE <= real) & (real <= found * RANGE)
+    return Agreement(
+        runs=len(table),
+        counted=int(success.sum()),
+        within=float(right.mean()),
+        verdict=float((success == promised).mean()),
+        ratio=float(ratio.median()),
+        checked=int(asked.sum()),
+        trusted=float(trusted.sum() / max(1, asked.sum())),
+        inside=float(inside[trusted].mean()),
+    )
