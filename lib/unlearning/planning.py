@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,30 +18,14 @@ from lib.checks import require_above, require_batch, require_count, require_seed
 from lib.stability.algorithm import AscentDescent
 from lib.stability.modules import Chosen, Forward, per_sample
 from lib.stability.sampling import Sampling
-from lib.unlearning.calibration import Probe, calibrate
-from lib.unlearning.certificates import retain_sharpness
-from lib.unlearning.choice import (
-    OVERSHOOT,
-    WIDEST,
-    Setting,
-    best,
-    least_bad,
-    limit,
-    step_range,
-    summarise,
-)
-from lib.unlearning.network_run import NetworkPath
-from lib.unlearning.paths import LossPath, losses
-from lib.unlearning.tangent import TangentModel, follow, follow_weights
+from lib.unlearning.choice import least_bad, limit, step_range
+from lib.unlearning.paths import LossPath
+from lib.unlearning.search import Search
 from lib.unlearning.task import Task
 from lib.unlearning.validity import RANGE, Validity, validate
 
-SHARES = np.geomspace(0.01, 1, 12)  # of the retain edge, learning rates that are tried
-LOWER, SOON = 1e-2, 10  # shares shrink by this where even the smallest reaches the target so soon
-RESCUES = 3  # real runs beyond `verify` where they contradict the prediction
 GUARD = 3.0  # allowed retain loss over the largest that is predicted on the way
-CLOCK = RANGE, 1.25  # factor by which the number of steps may be off, raw and calibrated
-SAME_CLOCK = 1.02  # speeds this near need no new table
+CLOCK = RANGE, 1.25  # factor by which the number of steps may be off: raw, calibrated
 NOTHING = "nothing to do"
 
 
@@ -103,41 +87,47 @@ class Plan:
     Attributes:
         target: forget loss to come to.
         recommended: the setting to run, or None.
-        verdict: "recommended", "nothing to do", or what limits every setting.
+        verdict: "recommended", "recommended, but may overshoot" (where no setting that keeps the
+            floor ends within 10 % of the target), "nothing to do", or what limits every setting.
         floor: least retain accuracy, `retain_floor` times the model's own.
+        start: the model's losses and accuracies before, over all samples (one row).
+        steps: budget of a run.
+        notes: what else the reader should know.
+        task, monitored: all samples, and the indices of those that the plan worked on.
         guard: retain loss beyond which `stop_when` gives up, three times the largest that was
             predicted or measured on the way; ∞ without a recommendation.
-        start: the model's losses and accuracies before, over all samples (one row).
         table: every setting, columns as in `choice.summarise`.
         samples: index into the dataset, initial_loss, predicted_loss at the end of the recommended
             run, self_influence g_jᵀK_jj g_j (g_j = ∂ℓ_j/∂f_j), a proxy of memorisation; one row per
             forget sample that the plan worked on. No score of difficulty: the initial loss itself
             predicts best which samples end high.
         curves: predicted losses and accuracies along the recommended run, seed by seed.
-        retain_edge, validity: None where there was nothing to do; validity also without a
-            recommendation.
-        verified: the last real run of the recommended setting on a copy, None if there was none.
+        retain_edge, validity: at the recommendation, or at the setting that comes nearest to one.
+        verified: the last real run of that setting on a copy, None if there was none.
+        real_runs: number of real runs of any setting.
         speed: of the calibrated tangent model, 1.0 uncalibrated.
-        notes: what else the reader should know.
+
+    Tables are empty, and the edge and validity None, where there is nothing to do.
     """
 
     target: float
     recommended: Recommendation | None
     verdict: str
     floor: float
-    guard: float
     start: LossPath
-    table: pd.DataFrame
-    samples: pd.DataFrame
-    curves: pd.DataFrame
-    retain_edge: RetainEdge | None
-    validity: Validity | None
-    verified: LossPath | None
-    speed: float
     steps: int
     notes: tuple[str, ...]
-    task: Task = field(repr=False)
-    monitored: Tensor = field(repr=False)
+    task: Task
+    monitored: Tensor
+    guard: float = math.inf
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
+    retain_edge: RetainEdge | None = None
+    validity: Validity | None = None
+    verified: LossPath | None = None
+    real_runs: int = 0
+    speed: float = 1.0
 
     def stop_when(self, forget_loss: float, retain_loss: float) -> bool:
         """Whether to stop: forget loss ≥ target, or retain loss above the guard (or not finite)."""
@@ -263,7 +253,6 @@ def plan(
         ValueError: naming the argument, its value and the allowed range; also for outputs per
             token, kernels above 6 GiB and a target "holdout" where that misleads.
     """
-    begin = time.perf_counter()
     require_share("retain_floor", retain_floor, "(0, 1]")
     for name, value, least in (("steps", steps, 1), ("seeds", seeds, 1), ("verify", verify, 0)):
         require_count(name, value, least)
@@ -279,28 +268,113 @@ def plan(
         raise ValueError("targets must be classes, else retain_floor has no accuracy to hold")
     wanted = whole.target(target, start)
     small, monitored = whole.sampled(max_samples, seed)
-    finder = _Finder(small, wanted, retain_floor, steps, seeds, seed, model)
     notes = []
     if len(small.forget) < len(whole.forget):
         notes.append(
             f"planned on {len(small.forget)} of {len(whole.forget)} samples, "
             f"{int(small.forget.sum())} of {int(whole.forget.sum())} to forget"
         )
+    floor = retain_floor * float(start.retain_accuracy[0, 0])
+    found = Plan(wanted, None, NOTHING, floor, start, steps, tuple(notes), whole, monitored)
     if float(start.forget_loss[0, 0]) >= wanted:
-        return finder.nothing(start, whole, monitored, notes)
+        return found
     n_forget = int(small.forget.sum())
     n_retain = len(small.forget) - n_forget
     sizes = (min(64, n_retain), min(16, n_forget)) if batch is None else batch
-    for name, size, n in zip(
-        ("batch[0]", "batch[1]"), sizes, (n_retain, n_forget), strict=True
-    ):
+    for name, size, n in zip(("batch[0]", "batch[1]"), sizes, (n_retain, n_forget), strict=True):
         require_batch(name, size, n)
     updates = [AscentDescent(value, *sizes, sampling=sampling) for value in mixings]
     rates = None if learning_rates is None else _several("learning_rates", learning_rates)
-    finder.build(sketch)
-    finder.search(updates, rates)
-    row, runs = finder.check(verify)
-    return finder.planned(row, runs, start, whole, monitored, notes, begin)
+    search = Search(
+        model,
+        small,
+        small.tangent(model, sketch=sketch, seed=seed),
+        target=wanted,
+        floor=floor,
+        steps=steps,
+        seeds=range(seed, seed + seeds),
+        progress=_progress,
+    )
+    search.predict(updates, rates)
+    return _planned(found, search, search.verify(verify))
+
+
+def _planned(found: Plan, search: Search, row: int | None) -> Plan:
+    """The plan with everything that the search found; row: the recommended one."""
+    shown = least_bad(search.table, found.floor, ()) if row is None else row
+    assert shown is not None  # the table has rows
+    setting, numbers = search.settings[shown], search.table.loc[shown]
+    expected = int(min(numbers["steps_expected"], found.steps))
+    update, real = setting.algorithm, search.confirmed(shown)
+    task = search.task
+    validity = validate(
+        search.model,
+        task.inputs,
+        task.targets,
+        task.forget,
+        search.tangent,
+        update,
+        setting.learning_rate,
+        steps=max(1, expected),
+        loss=task.loss,
+        seed=search.seeds[0],
+        forward=task.forward,
+        parameters=task.names,
+        device=task.device,
+    )
+    edge = 2 / search.sharpness / (1 - update.mixing)
+    used = setting.learning_rate / edge if row is not None else math.nan
+    common: dict[str, Any] = {
+        "table": search.table,
+        "retain_edge": RetainEdge(search.sharpness, update.mixing, edge, used),
+        "validity": validity,
+        "verified": real,
+        "speed": search.tangent.speed,
+        "samples": search.samples(row, expected, found.monitored),
+        "real_runs": len(search.runs),
+    }
+    if row is None:
+        why = limit(search.table, found.target, found.floor, found.steps)
+        return replace(found, verdict=why, **common)
+    span = step_range(numbers, CLOCK[search.calibrated])
+    worst = max(
+        float(numbers["retain_worst"]), 0.0 if real is None else float(real.retain_loss.max())
+    )
+    return replace(
+        found,
+        recommended=Recommendation(
+            setting.learning_rate,
+            update.mixing,
+            update.retain_batch,
+            update.forget_batch,
+            update.sampling,
+            span,
+        ),
+        verdict="recommended" if numbers["feasible"] else "recommended, but may overshoot",
+        guard=GUARD * worst,
+        curves=search.curves(shown, span[2]),
+        **common,
+    )
+
+
+def _progress(seeds: Sequence[int], what: str) -> Iterable[int]:
+    """The seeds, behind a progress bar where tqdm is installed and a terminal is there."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return seeds
+    return tqdm(seeds, desc=what, unit="seed", disable=None, leave=False)
+
+
+def _outcome(state: LossPath, steps: int, reached: bool) -> Outcome:
+    return Outcome(
+        steps,
+        reached,
+        float(state.forget_loss[0, 0]),
+        float(state.retain_loss[0, 0]),
+        float(state.retain_accuracy[0, 0]),
+        float(state.watched_accuracy[0, 0]),
+    )
 
 
 def _several(name: str, value: float | Iterable[float]) -> tuple[float, ...]:
