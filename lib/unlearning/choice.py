@@ -52,7 +52,10 @@ def summarise(
     each = [_hits(path, target) for path in paths]
     hit = {name: torch.stack([one[name] for one in each]).numpy() for name in each[0]}
     last_quarter = np.stack(
-        [(p.forget_loss[-1] > p.forget_loss[3 * len(p.forget_loss) // 4]).numpy() for p in paths]
+        [
+            (p.forget_loss[-1] > p.forget_loss[3 * (len(p.forget_loss) - 1) // 4]).numpy()
+            for p in paths
+        ]
     )
     table = pd.DataFrame(
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from lib.checks import require_above, require_batch, require_count, require_seed, require_share
 from lib.stability.algorithm import AscentDescent
-from lib.stability.modules import Chosen, Forward, per_sample
+from lib.stability.modules import Chosen, Forward
 from lib.stability.sampling import Sampling
-from lib.unlearning.choice import least_bad, limit, step_range
+from lib.unlearning.choice import OVERSHOOT, least_bad, limit, step_range
+from lib.unlearning.network_run import NetworkPath
 from lib.unlearning.paths import LossPath
 from lib.unlearning.search import Search
 from lib.unlearning.task import Task
@@ -26,6 +28,7 @@ from lib.unlearning.validity import RANGE, Validity, validate
 
 GUARD = 3.0  # allowed retain loss over the largest that is predicted on the way
 CLOCK = RANGE, 1.25  # factor by which the number of steps may be off: raw, calibrated
+HALVINGS = 12  # of a last step
 NOTHING = "nothing to do"
 
 
@@ -69,7 +72,8 @@ class Outcome:
     """How a real run ended.
 
     steps taken; reached: whether at the target (else the retain guard or the budget ended it);
-    losses and accuracies over the whole sets at the end.
+    losses and accuracies over the whole sets at the end; last_step: the share of the last step that
+    was taken, below 1 where all of it would have overshot.
     """
 
     steps: int
@@ -78,6 +82,7 @@ class Outcome:
     retain_loss: float
     retain_accuracy: float
     holdout_accuracy: float
+    last_step: float = 1.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,7 +142,8 @@ class Plan:
         """Unlearn `model` in place by the recommendation, until `stop_when`; warns if off target.
 
         Losses are monitored on the samples that the plan worked on, batches come from all. The
-        weights are written once, at the end; at most twice the stated range of steps is run.
+        weights are written once, at the end; at most twice the stated range of steps is run. A last
+        step that would end more than 10 % above the target is shortened to end at it.
 
         Args:
             model: the planned one or a copy.
@@ -150,35 +156,46 @@ class Plan:
             return _outcome(self.task.state(model), 0, True)
         if self.recommended is None:
             raise RuntimeError(f"the plan recommends no run: {self.verdict}")
-        budget = max(self.steps, 2 * self.recommended.steps[2])
-        path = self.task.run(
+        path = self._follow_rule(model, seed, max(self.steps, 2 * self.recommended.steps[2]))
+        taken, end = len(path.forget_loss) - 1, float(path.forget_loss[-1, 0])
+        share, weights = 1.0, path.weights
+        if taken and not end <= OVERSHOOT * self.target:
+            share, weights = self._shortened(model, seed, taken, weights)
+        self.task.write(model, weights)
+        reached = not end < self.target
+        if not reached:
+            warnings.warn(
+                f"stopped after {taken} steps at forget loss {end:.3g}, target {self.target:.3g}, "
+                f"retain loss {float(path.retain_loss[-1, 0]):.3g}, guard {self.guard:.3g}",
+                stacklevel=2,
+            )
+        return _outcome(self.task.state(model), taken, reached, share)
+
+    def _follow_rule(self, model: nn.Module, seed: int, steps: int) -> NetworkPath:
+        """The recommended run until the rule stops it or `steps` are over."""
+        assert self.recommended is not None
+        return self.task.run(
             model,
             self.recommended.algorithm,
             self.recommended.learning_rate,
-            steps=budget,
+            steps=steps,
             seed=seed,
             until=self.stop_when,
             monitored=self.monitored,
         )
-        task, taken = self.task, len(path.forget_loss) - 1
-        names = task.names
-        net = per_sample(
-            model, task.inputs, forward=task.forward, parameters=names, device=task.device
-        )
-        own = dict(net.module.named_parameters())
-        pieces = path.weights.split([w.numel() for w in net.trained.values()])
-        with torch.no_grad():
-            for name, piece in zip(net.trained, pieces, strict=True):
-                own[name].copy_(piece.view_as(own[name]))
-        reached = bool(path.forget_loss[-1, 0] >= self.target)
-        if not reached:
-            warnings.warn(
-                f"stopped after {taken} steps at forget loss {float(path.forget_loss[-1, 0]):.3g}, "
-                f"target {self.target:.3g}, retain loss {float(path.retain_loss[-1, 0]):.3g}, "
-                f"guard {self.guard:.3g}",
-                stacklevel=2,
-            )
-        return _outcome(task.state(model), taken, reached)
+
+    def _shortened(
+        self, model: nn.Module, seed: int, taken: int, after: Tensor
+    ) -> tuple[float, Tensor]:
+        """The share of the last step that ends at the target, by bisection, and the weights."""
+        before = self._follow_rule(model, seed, taken - 1).weights
+        trial, low, high = copy.deepcopy(model), 0.0, 1.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            self.task.write(trial, before + middle * (after - before))
+            loss = float(self.task.state(trial, self.monitored).forget_loss[0, 0])
+            low, high = (middle, high) if loss < self.target else (low, middle)
+        return high, before + high * (after - before)
 
     def to_html(self, path: str | Path) -> Path:
         """Write a report as one file that needs no network; its path."""
@@ -366,7 +383,7 @@ def _progress(seeds: Sequence[int], what: str) -> Iterable[int]:
     return tqdm(seeds, desc=what, unit="seed", disable=None, leave=False)
 
 
-def _outcome(state: LossPath, steps: int, reached: bool) -> Outcome:
+def _outcome(state: LossPath, steps: int, reached: bool, share: float = 1.0) -> Outcome:
     return Outcome(
         steps,
         reached,
@@ -374,6 +391,7 @@ def _outcome(state: LossPath, steps: int, reached: bool) -> Outcome:
         float(state.retain_loss[0, 0]),
         float(state.retain_accuracy[0, 0]),
         float(state.watched_accuracy[0, 0]),
+        share,
     )
 
 

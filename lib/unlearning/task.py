@@ -78,10 +78,21 @@ class Task:
         together = _stacked(x, held_x)
         return cls(together, torch.cat([y, held_y]), mask, loss, forward, names, device)
 
-    def state(self, model: nn.Module) -> NetworkPath:
+    def state(self, model: nn.Module, monitored: Tensor | None = None) -> NetworkPath:
         """Losses and accuracies of a model as it is, one row."""
         update = AscentDescent(0.5, 1, 1)
-        return self.run(model, update, 0.0, steps=0, seed=0)
+        return self.run(model, update, 0.0, steps=0, seed=0, monitored=monitored)
+
+    def write(self, model: nn.Module, weights: Tensor) -> None:
+        """Set the trained parameters in place to `weights`, (p,) in their order."""
+        net = per_sample(
+            model, self.inputs, forward=self.forward, parameters=self.names, device=self.device
+        )
+        own = dict(net.module.named_parameters())
+        pieces = weights.split([w.numel() for w in net.trained.values()])
+        with torch.no_grad():
+            for name, piece in zip(net.trained, pieces, strict=True):
+                own[name].copy_(piece.view_as(own[name]))
 
     def run(
         self,

@@ -31,9 +31,10 @@ FORGET = list(range(12))
 def trained(without=(), epochs=60):
     generator = torch.Generator().manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    model.float()  # whatever the default type is
     with torch.no_grad():
         for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) / 8)
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float32) / 8)
     kept = [i for i in range(90) if i not in without]
     x, y = DATASET[0][kept], DATASET[1][kept]
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -98,6 +99,17 @@ def test_a_run_is_sgd_stopped_by_the_rule(model, planned):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
+def test_a_last_step_that_overshoots_is_shortened(model):
+    options = {**QUICK, "verify": 0, "learning_rates": 4.0, "retain_floor": 0.1}
+    found = plan(model, DATASET, FORGET, holdout=HOLDOUT, **options)
+    assert found.verdict == "recommended, but may overshoot"
+    for seed in range(5):
+        mine = copy.deepcopy(model)
+        outcome = found.run(mine, seed=seed)
+        assert 0.6 <= outcome.forget_loss <= 0.66
+        assert 0 < outcome.last_step <= 1
+
+
 def test_planning_changes_neither_model_nor_random_state_and_repeats_itself(model, planned):
     before, state = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
     again = plan(model, DATASET, FORGET, holdout=HOLDOUT, **QUICK)
@@ -159,7 +171,7 @@ def test_target_of_a_retrained_model_and_of_the_holdout(model):
 
 def test_holdout_is_no_target_for_a_class(model):
     ones = (DATASET[1] == 1).nonzero()[:, 0]
-    with pytest.raises(ValueError, match='retrained model, got "holdout" where .* class 1'):
+    with pytest.raises(ValueError, match='retrained model, got "holdout"'):
         plan(model, DATASET, ones, holdout=HOLDOUT)
 
 
@@ -284,9 +296,9 @@ def test_what_limits_is_told_apart():
 
 @pytest.mark.parametrize("clock", [1.0, 1.25, 1.5])
 def test_the_stated_range_is_at_most_two_and_a_half_wide(clock):
-    for low in range(1, 60):
+    for low in range(1, 40):
         for high in range(low, 4 * low):
-            table = rows(steps_low=[float(low)], steps_high=[float(high)])
-            table["steps_expected"] = float((low + high) // 2)
-            first, expected, last = step_range(table.iloc[0], clock)
+            middle = float((low + high) // 2)
+            seen = pd.Series({"steps_low": low, "steps_high": high, "steps_expected": middle})
+            first, expected, last = step_range(seen, clock)
             assert 1 <= first <= expected <= last <= 2.5 * first
