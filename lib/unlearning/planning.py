@@ -26,7 +26,8 @@ from lib.unlearning.search import Search
 from lib.unlearning.task import Task
 from lib.unlearning.validity import RANGE, Validity, validate
 
-GUARD = 3.0  # allowed retain loss over the largest that is predicted on the way
+# Allowed retain loss over the largest that is predicted on the way: the guard is for collapse.
+GUARD = 5.0
 CLOCK = RANGE, 1.25  # factor by which the number of steps may be off: raw, calibrated
 HALVINGS = 12  # of a last step
 NOTHING = "nothing to do"
@@ -99,8 +100,9 @@ class Plan:
         steps: budget of a run.
         notes: what else the reader should know.
         task, monitored: all samples, and the indices of those that the plan worked on.
-        guard: retain loss beyond which `stop_when` gives up, three times the largest that was
-            predicted or measured on the way; ∞ without a recommendation.
+        guard: retain loss beyond which `stop_when` gives up: five times the largest predicted or
+            measured on the way, or, if larger, the largest of any setting that is predicted to keep
+            the floor; ∞ without a recommendation.
         table: every setting, columns as in `choice.summarise`.
         samples: index into the dataset, initial_loss, predicted_loss at the end of the recommended
             run, self_influence g_jᵀK_jj g_j (g_j = ∂ℓ_j/∂f_j), a proxy of memorisation; one row per
@@ -321,7 +323,7 @@ def _planned(found: Plan, search: Search, row: int | None) -> Plan:
     shown = least_bad(search.table, found.floor, ()) if row is None else row
     assert shown is not None  # the table has rows
     setting, numbers = search.settings[shown], search.table.loc[shown]
-    expected = int(min(numbers["steps_expected"], found.steps))
+    expected = int(min(float(numbers["steps_expected"]), found.steps))
     update, real = setting.algorithm, search.confirmed(shown)
     task = search.task
     validity = validate(
@@ -353,6 +355,7 @@ def _planned(found: Plan, search: Search, row: int | None) -> Plan:
     if row is None:
         why = limit(search.table, found.target, found.floor, found.steps)
         return replace(found, verdict=why, **common)
+    kept = search.table.loc[search.table["retain_least"] >= found.floor, "retain_loss"]
     span = step_range(numbers, CLOCK[search.calibrated])
     worst = max(
         float(numbers["retain_worst"]), 0.0 if real is None else float(real.retain_loss.max())
@@ -368,7 +371,7 @@ def _planned(found: Plan, search: Search, row: int | None) -> Plan:
             span,
         ),
         verdict="recommended" if numbers["feasible"] else "recommended, but may overshoot",
-        guard=GUARD * worst,
+        guard=max(GUARD * worst, float(kept.max())),
         curves=search.curves(shown, span[2]),
         **common,
     )

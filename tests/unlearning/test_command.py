@@ -63,7 +63,7 @@ def test_a_users_own_lib_is_named_with_the_way_out(folder, capsys):
         main(["given_setup:setup"])
     assert "your own" in capsys.readouterr().err
     (folder / "given_setup.py").write_text(SETUP)
-    del sys.modules["given_setup"]
+    sys.modules.pop("given_setup", None)
     assert main(["given_setup:setup", "--target", "1e-6"]) == 0  # not imported, not in the way
 
 

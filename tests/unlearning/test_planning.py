@@ -1,6 +1,7 @@
 """The plan of an unlearning run: its target, its choice, its rule, and that it changes nothing."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,13 @@ from lib.unlearning import plan
 from lib.unlearning.choice import best, limit, step_range
 from lib.unlearning.paths import draw_batches
 
-QUICK = {"seeds": 2, "steps": 40, "mixing": (0.2, 0.4), "target": 0.6, "retain_floor": 0.9}
+QUICK: dict[str, Any] = {
+    "seeds": 2,
+    "steps": 40,
+    "mixing": (0.2, 0.4),
+    "target": 0.6,
+    "retain_floor": 0.9,
+}
 
 
 def data():
@@ -100,7 +107,7 @@ def test_a_run_is_sgd_stopped_by_the_rule(model, planned):
 
 
 def test_a_last_step_that_overshoots_is_shortened(model):
-    options = {**QUICK, "verify": 0, "learning_rates": 4.0, "retain_floor": 0.1}
+    options: dict[str, Any] = {**QUICK, "verify": 0, "learning_rates": 4.0, "retain_floor": 0.1}
     found = plan(model, DATASET, FORGET, holdout=HOLDOUT, **options)
     assert found.verdict == "recommended, but may overshoot"
     for seed in range(5):
@@ -134,7 +141,7 @@ def test_the_rule_stops_at_target_guard_and_overflow(planned):
 
 
 def test_data_may_come_in_any_form(model, planned):
-    few = {**QUICK, "verify": 0, "seeds": 1, "learning_rates": 0.3, "mixing": 0.3}
+    few: dict[str, Any] = {**QUICK, "verify": 0, "seeds": 1, "learning_rates": 0.3, "mixing": 0.3}
     tables = [
         plan(model, dataset, forget, holdout=holdout, **few).table
         for dataset, forget, holdout in (
@@ -145,7 +152,7 @@ def test_data_may_come_in_any_form(model, planned):
     ]
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], check_exact=True)
-    forward = {"forward": lambda m, x: m(x["pixels"])}
+    forward: dict[str, Any] = {"forward": lambda m, x: m(x["pixels"])}
     dicts = plan(
         model,
         ({"pixels": DATASET[0]}, DATASET[1]),
@@ -159,7 +166,7 @@ def test_data_may_come_in_any_form(model, planned):
 
 def test_target_of_a_retrained_model_and_of_the_holdout(model):
     other = trained(without=FORGET)
-    few = {**QUICK, "verify": 0, "seeds": 1, "learning_rates": 0.01, "mixing": 0.1}
+    few: dict[str, Any] = {**QUICK, "verify": 0, "seeds": 1, "learning_rates": 0.01, "mixing": 0.1}
     few.pop("target")
     found = plan(model, DATASET, FORGET, holdout=HOLDOUT, target=other, **few)
     assert found.target == pytest.approx(loss_of(other, FORGET), rel=1e-5)
@@ -186,7 +193,7 @@ def test_nothing_to_do(model):
 
 
 def test_none_is_recommended_with_a_reason(model):
-    few = {"seeds": 1, "verify": 1, "holdout": HOLDOUT}
+    few: dict[str, Any] = {"seeds": 1, "verify": 1, "holdout": HOLDOUT}
     found = plan(model, DATASET, FORGET, target=5.0, steps=2, learning_rates=1e-4, **few)
     assert found.recommended is None
     assert found.verdict.startswith("budget")
@@ -197,7 +204,7 @@ def test_none_is_recommended_with_a_reason(model):
 
 
 def test_subsampling_keeps_the_forget_set_and_says_so(model):
-    few = {**QUICK, "verify": 0, "seeds": 1, "mixing": 0.3}
+    few: dict[str, Any] = {**QUICK, "verify": 0, "seeds": 1, "mixing": 0.3}
     found = plan(model, DATASET, FORGET, holdout=HOLDOUT, max_samples=40, **few)
     assert "planned on 40 of 90 samples, 12 of 12 to forget" in str(found)
     assert sorted(found.samples["index"]) == FORGET
@@ -241,7 +248,7 @@ def test_self_influence_is_that_of_the_gradient(model, planned):
     ],
 )
 def test_bad_arguments_are_named(model, argument, value):
-    options = {"forget": FORGET, "holdout": HOLDOUT, **QUICK, argument: value}
+    options: dict[str, Any] = {"forget": FORGET, "holdout": HOLDOUT, **QUICK, argument: value}
     with pytest.raises(ValueError, match=argument):
         plan(model, DATASET, **options)
 
@@ -263,7 +270,7 @@ def test_too_large_a_kernel_names_what_fits():
 
 
 def rows(**columns):
-    base = {
+    base: dict[str, Any] = {
         "mixing": 0.1, "share_of_edge": 0.1, "steps_low": 5.0, "steps_expected": 6.0,
         "steps_high": 7.0, "forget_loss": 1.0, "retain_accuracy": 0.98, "holdout_accuracy": 0.9,
         "retain_least": 0.98, "overshoot": 1.02, "last_step": 1.02, "rising": True,
@@ -286,10 +293,10 @@ def test_the_order_of_preferences():
 
 
 def test_what_limits_is_told_apart():
-    lost = {"feasible": [False], "retain_least": [0.5]}
+    lost: dict[str, Any] = {"feasible": [False], "retain_least": [0.5]}
     assert limit(rows(**lost), 1.0, 0.9, 10).startswith("overlap")
     assert limit(rows(**lost, share_of_edge=[0.8]), 1.0, 0.9, 10).startswith("retain edge")
-    never = {"feasible": [False], "steps_high": [np.inf]}
+    never: dict[str, Any] = {"feasible": [False], "steps_high": [np.inf]}
     assert limit(rows(**never), 1.0, 0.9, 10).startswith("budget")
     assert limit(rows(**never, rising=[False]), 1.0, 0.9, 10).startswith("balance")
 
