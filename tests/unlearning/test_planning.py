@@ -107,14 +107,14 @@ def test_a_run_is_sgd_stopped_by_the_rule(model, planned):
 
 
 def test_a_last_step_that_overshoots_is_shortened(model):
-    options: dict[str, Any] = {**QUICK, "verify": 0, "learning_rates": 4.0, "retain_floor": 0.1}
-    found = plan(model, DATASET, FORGET, holdout=HOLDOUT, **options)
-    assert found.verdict == "recommended, but may overshoot"
-    for seed in range(5):
-        mine = copy.deepcopy(model)
-        outcome = found.run(mine, seed=seed)
+    coarse = {**QUICK, "verify": 0, "learning_rates": 3.0, "mixing": 0.4, "retain_floor": 0.5}
+    found = plan(model, DATASET, FORGET, holdout=HOLDOUT, **coarse)
+    shortened = 0
+    for seed in range(4):
+        outcome = found.run(copy.deepcopy(model), seed=seed)
         assert 0.6 <= outcome.forget_loss <= 0.66
-        assert 0 < outcome.last_step <= 1
+        shortened += outcome.last_step < 1
+    assert shortened
 
 
 def test_planning_changes_neither_model_nor_random_state_and_repeats_itself(model, planned):
