@@ -41,7 +41,7 @@ def summarise(
     the lowest retain accuracy of a seed; retain_worst, the largest retain loss on the way;
     overshoot, the largest forget loss over target; last_step, the largest growth of the forget loss
     in the step that reached it; rising, whether it still grew when the steps were over; feasible;
-    coarse, feasible but for an overshoot of more than 10 %.
+    coarse, feasible but for an overshoot of more than 10 %; draws, the number of paths.
 
     Args:
         settings, paths: S of the former, paths of (steps+1, S).
@@ -77,6 +77,7 @@ def summarise(
     table["last_step"] = hit["growth"].max(axis=0)
     table["rising"] = last_quarter.any(axis=0)
     kept = np.isfinite(table["steps_high"]) & (table["retain_least"] >= floor)
+    table["draws"] = len(paths)
     table["feasible"] = kept & (table["overshoot"] <= OVERSHOOT)
     table["coarse"] = kept & np.isfinite(table["overshoot"]) & ~table["feasible"]
     return table

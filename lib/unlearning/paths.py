@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -33,6 +33,11 @@ class LossPath:
     retain_accuracy: Tensor
     watched_loss: Tensor
     watched_accuracy: Tensor
+
+    def of(self, settings: Sequence[int]) -> LossPath:
+        """The paths of some settings, by their places."""
+        chosen = torch.as_tensor(settings)
+        return LossPath(*(getattr(self, field.name)[:, chosen] for field in fields(LossPath)))
 
     def steps_to(self, target: float) -> Tensor:
         """First step with a forget loss ≥ `target`, (settings,) float64; ∞ if there is none."""

@@ -262,7 +262,7 @@ def plan(
         batch: (retain, forget); (min(64, n_r), min(16, n_f)) by default.
         sampling: as in `AscentDescent`.
         steps: budget of a run.
-        seeds: draws of batches each setting is tried on.
+        seeds: draws of batches each setting is tried on, one where that rules it out.
         forward, parameters, sketch, device: as in `TangentModel.from_model`.
         max_samples: above which a random part of the dataset is planned on, the forget set first.
         verify: real runs on a copy; up to three more where one contradicts the prediction.

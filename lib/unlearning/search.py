@@ -24,6 +24,9 @@ from lib.unlearning.task import Task
 SHARES = np.geomspace(0.01, 1, 12)  # of the retain edge, learning rates that are tried
 LOWER, EXTENSIONS = 1e-2, 3  # shares shrink by this where even the smallest is
 SOON = 10  # steps from the target
+# A setting is tried on one draw of batches only, where that shows forget loss over target below, or
+# above, these, or retain accuracy this much short of the floor.
+NEAR, FAR, SHORT = 0.5, 1.5, 0.05
 RESCUES = 3  # real runs beyond `verify` where they contradict the prediction
 SAME_CLOCK = 1.05  # speeds this near need no new table
 
@@ -93,13 +96,30 @@ class Search:
             shares = shares * LOWER if soon else (shares[1:] * shares[:-1]) ** 0.5
 
     def _fill(self) -> None:
-        """The table of all settings at the tangent's present clock; real runs overrule it."""
-        paths = [
-            self._follow(self.settings, seed, self.steps)
-            for seed in self._progress(self.seeds, f"{len(self.settings)} settings")
-        ]
-        self.table = summarise(self.settings, paths, self.target, self.floor, self.sharpness)
+        """The table of all settings at the tangent's present clock; real runs overrule it.
+
+        On the first draw of batches all; on the others those that are not out of the question then.
+        """
+        first = self._follow(self.settings, self.seeds[0], self.steps)
+        table = self._summary(self.settings, [first])
+        near = np.isfinite(table["steps_high"]) | (table["forget_loss"] >= NEAR * self.target)
+        near &= (table["retain_least"] >= self.floor - SHORT) & (table["overshoot"] <= FAR)
+        rows = np.flatnonzero(near)
+        if len(rows) and len(self.seeds) > 1:
+            few = [self.settings[row] for row in rows]
+            longest = min(float(self.steps), 2 * float(table["steps_high"][rows].max()) + 1)
+            label = f"{len(few)} of {len(table)} settings"
+            others = [
+                self._follow(few, seed, int(longest))
+                for seed in self._progress(self.seeds[1:], label)
+            ]
+            again = self._summary(few, [first.of(rows), *others]).set_index(rows)
+            table = pd.concat([table.drop(index=rows), again]).sort_index()
+        self.table = table
         self._overrule()
+
+    def _summary(self, settings: Sequence[Setting], paths: Sequence[LossPath]) -> pd.DataFrame:
+        return summarise(settings, paths, self.target, self.floor, self.sharpness)
 
     def _follow(self, settings: Sequence[Setting], seed: int, steps: int) -> LossPath:
         return follow(
