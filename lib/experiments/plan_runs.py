@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lib.experiments.networks import ELSEWHERE, FAMILIES, ForgetSet, Problem, _data, problem
+from lib.experiments.networks import ELSEWHERE, ForgetSet, Problem, _data, problem
 from lib.randomness import seed_sequence
 from lib.stability.algorithm import AscentDescent
 from lib.unlearning.planning import plan
@@ -112,32 +113,28 @@ def compare(name: str, forget_set: ForgetSet, seed: int) -> pd.DataFrame:
     """
     case = Case.of(name, forget_set, seed)
     floor = FLOOR * float(case.task.state(case.problem.model).retain_accuracy[0, 0])
-    planned, sharpness = _timed(lambda: _planned(case))
+    begin = time.perf_counter()
+    planned, sharpness = _planned(case)
+    rows = [planned | {"seconds": time.perf_counter() - begin}]
     edges = {mixing: 2 / sharpness / (1 - mixing) for mixing in MIXINGS}
     draw = np.random.default_rng(seed_sequence("usual rate", seed)).uniform(*np.log(RANGE))
-    ways: dict[str, Sequence[tuple[float, float]]] = {
+    ways: dict[str, list[tuple[float, float]]] = {
         "grid": [(mixing, edge * share) for mixing, edge in edges.items() for share in SHARES],
         "default": [(USUAL_MIXING, DEFAULT_RATE)],
         "random": [(USUAL_MIXING, float(np.exp(draw)))],
         "log_grid": [(USUAL_MIXING, float(rate)) for rate in np.geomspace(*RANGE, 10)],
     }
-    rows = [planned]
     for method, settings in ways.items():
-        row, _ = _timed(lambda settings=settings: (_best(case, settings, floor), None))
-        rows.append({"method": method, **row})
+        begin = time.perf_counter()
+        row = _best(case, settings, floor)
+        rows.append({"method": method, **row, "seconds": time.perf_counter() - begin})
     table = pd.DataFrame(rows)
     table["family"], table["forget_set"], table["seed"] = name, forget_set, seed
     table["target"], table["floor"] = case.problem.target, floor
     return table.assign(tested=len(case.tested[1]))
 
 
-def _timed(work: Callable[[], tuple[dict, float | None]]) -> tuple[dict, float]:
-    begin = time.perf_counter()
-    row, extra = work()
-    return {**row, "seconds": time.perf_counter() - begin}, extra
-
-
-def _planned(case: Case) -> tuple[dict, float]:
+def _planned(case: Case) -> tuple[dict[str, Any], float]:
     """The plan's own run, and λ_max(H_r)."""
     made, n = case.problem, case.problem.family.trained
     found = plan(
@@ -154,7 +151,7 @@ def _planned(case: Case) -> tuple[dict, float]:
     )
     assert found.retain_edge is not None  # a retrained network's loss is above the trained one's
     model, steps, chosen = copy.deepcopy(made.model), 0, found.recommended
-    row: dict = {"method": "plan", "runs": found.real_runs, "learning_rate": math.nan}
+    row: dict[str, Any] = {"method": "plan", "runs": found.real_runs, "learning_rate": math.nan}
     if chosen is not None:
         steps = found.run(model, seed=case.seed + OTHER).steps
         row |= {"mixing": chosen.mixing, "learning_rate": chosen.learning_rate}
@@ -165,7 +162,7 @@ def _planned(case: Case) -> tuple[dict, float]:
     return row | {"trusted": float(found.validity.trusted)}, found.retain_edge.sharpness
 
 
-def _best(case: Case, settings: Iterable[tuple[float, float]], floor: float) -> dict:
+def _best(case: Case, settings: Iterable[tuple[float, float]], floor: float) -> dict[str, Any]:
     """The best of real runs at (mixing, rate), and how many there were to choose from."""
     table = pd.DataFrame([case.run(*setting) for setting in settings])
     reached = table["reached"] & np.isfinite(table["forget_loss"])

@@ -105,16 +105,17 @@ def _hits(path: LossPath, target: float) -> dict[str, torch.Tensor]:
 def best(table: pd.DataFrame, floor: float) -> int | None:
     """Row of the recommendation, None if no setting reaches the target above the floor.
 
-    Among the feasible, else among those that only overshoot: highest mean of retain and held-out
-    accuracy; within .3 points a fine last step and a retain accuracy clear of the floor are
-    preferred, then few steps, then distance from the retain edge.
+    Among the feasible the highest mean of retain and held-out accuracy, else among those that only
+    overshoot the highest retain accuracy in their worst draw; within .3 points a fine last step and
+    a retain accuracy clear of the floor are preferred, then few steps, then distance from the edge.
     """
     fit = table[table["feasible"]]
+    score = (fit["retain_accuracy"] + fit["holdout_accuracy"]) / 2
     if fit.empty:
         fit = table[table["coarse"]]
+        score = fit["retain_least"]
     if fit.empty:
         return None
-    score = (fit["retain_accuracy"] + fit["holdout_accuracy"]) / 2
     close = fit[score >= score.max() - CLOSE]
     rough = (close["last_step"] > FINE).astype(int) + (close["last_step"] > OVERSHOOT)
     order = close.assign(rough=rough, tight=close["retain_least"] < floor + CLOSE).sort_values(

@@ -277,9 +277,9 @@ def plan(
         require_count(name, value, least)
     require_seed(seed)
     mixings = _several("mixing", mixing)
-    for value in mixings:
-        if not 0 < value < 1:
-            raise ValueError(f"mixing must be in (0, 1), got {value!r}")
+    for weight in mixings:
+        if not 0 < weight < 1:
+            raise ValueError(f"mixing must be in (0, 1), got {weight!r}")
     options: dict[str, Any] = {"forward": forward, "parameters": parameters, "device": device}
     whole = Task.of(model, dataset, forget, holdout, loss, **options)
     start = whole.state(model)
@@ -302,7 +302,7 @@ def plan(
     sizes = (min(64, n_retain), min(16, n_forget)) if batch is None else batch
     for name, size, n in zip(("batch[0]", "batch[1]"), sizes, (n_retain, n_forget), strict=True):
         require_batch(name, size, n)
-    updates = [AscentDescent(value, *sizes, sampling=sampling) for value in mixings]
+    updates = [AscentDescent(weight, *sizes, sampling=sampling) for weight in mixings]
     rates = None if learning_rates is None else _several("learning_rates", learning_rates)
     search = Search(
         model,

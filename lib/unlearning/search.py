@@ -104,7 +104,7 @@ class Search:
         table = self._summary(self.settings, [first])
         near = np.isfinite(table["steps_high"]) | (table["forget_loss"] >= NEAR * self.target)
         near &= (table["retain_least"] >= self.floor - SHORT) & (table["overshoot"] <= FAR)
-        rows = np.flatnonzero(near)
+        rows = np.flatnonzero(near).tolist()
         if len(rows) and len(self.seeds) > 1:
             few = [self.settings[row] for row in rows]
             longest = min(float(self.steps), 2 * float(table["steps_high"][rows].max()) + 1)
@@ -113,7 +113,7 @@ class Search:
                 self._follow(few, seed, int(longest))
                 for seed in self._progress(self.seeds[1:], label)
             ]
-            again = self._summary(few, [first.of(rows), *others]).set_index(rows)
+            again = self._summary(few, [first.of(rows), *others]).set_axis(rows, axis="index")
             table = pd.concat([table.drop(index=rows), again]).sort_index()
         self.table = table
         self._overrule()
