@@ -19,18 +19,18 @@ example, as it runs in an empty folder:
   from sklearn.datasets import load_digits
 
   def setup():
-      pixels, classes = load_digits(return_X_y=True)
+      pixels, classes = load_digits(n_class=4, return_X_y=True)
       x, y = torch.tensor(pixels).float() / 16, torch.tensor(classes)
       torch.manual_seed(0)
-      model = torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
+      model = torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
       optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
-      for _ in range(300):
+      for _ in range(100):
           optimiser.zero_grad()
-          torch.nn.functional.cross_entropy(model(x[:400]), y[:400]).backward()
+          torch.nn.functional.cross_entropy(model(x[:300]), y[:300]).backward()
           optimiser.step()
       return {
-          "model": model.eval(), "dataset": (x[:400], y[:400]),
-          "forget": range(40), "holdout": (x[400:800], y[400:800]),
+          "model": model.eval(), "dataset": (x[:300], y[:300]),
+          "forget": range(30), "holdout": (x[300:600], y[300:600]),
       }
   END
   unlearning-plan my_module:setup --target holdout --out report.html
