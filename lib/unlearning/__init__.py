@@ -3,7 +3,9 @@
 The tangent model (`tangent`: the network linearised, the loss exact; `calibration`, `validity`,
 `certificates`) beside the real run (`network_run`; both record `paths`); `ascent_descent` measures
 growth against the exact theory from where `interpolation` trains a model to; `yardsticks` say how
-far from a retrained model an unlearned one is; `images` holds real data.
+far from a retrained model an unlearned one is; `images` holds real data. `planning` puts these
+together: a learning rate and a stopping rule for any model before it is touched (`task`, `search`,
+`choice`, `report`; `command` from a shell).
 """
 
 from lib.unlearning.ascent_descent import Growth, ModuleRuns, measure_growth, unlearn
@@ -13,6 +15,7 @@ from lib.unlearning.images import Digits, digits, fashion_mnist
 from lib.unlearning.interpolation import interpolate
 from lib.unlearning.network_run import NetworkPath, run_network
 from lib.unlearning.paths import LossPath
+from lib.unlearning.planning import Outcome, Plan, plan
 from lib.unlearning.tangent import TangentModel, TangentPath, follow, follow_weights
 from lib.unlearning.validity import Validity, validate
 from lib.unlearning.yardsticks import Accuracies, klom, klom_floor, margins, tug_of_war
@@ -25,6 +28,8 @@ __all__ = [
     "LossPath",
     "ModuleRuns",
     "NetworkPath",
+    "Outcome",
+    "Plan",
     "Probe",
     "TangentModel",
     "TangentPath",
@@ -41,6 +46,7 @@ __all__ = [
     "klom_floor",
     "margins",
     "measure_growth",
+    "plan",
     "retain_sharpness",
     "run_network",
     "tug_of_war",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.checks import require_mask, require_nonnegative
+from lib.checks import require_forget, require_mask, require_nonnegative
 from lib.stability.algorithm import AscentDescent
 from lib.stability.modules import Chosen, Forward, PerSample, count, part, per_sample, samples
 from lib.unlearning.paths import (
@@ -52,6 +52,7 @@ def run_network(
     parameters: Chosen = None,
     device: torch.device | str | None = None,
     until: Callable[[float, float], bool] | None = None,
+    monitored: Tensor | None = None,
 ) -> NetworkPath:
     """Ascent–descent on a network, from its weights w_0; what `follow` predicts. Changes no model.
 
@@ -65,6 +66,8 @@ def run_network(
         trained: number n of leading samples that can be in batches; all by default.
         until: stops where until(forget loss, retain loss) is true, asked at the start and after
             every step.
+        monitored: ascending indices of the samples that losses and accuracies are taken over, some
+            of either trained set; all by default. Batches come from all trained samples.
 
     Returns:
         losses and accuracies after every step taken, (taken+1, 1) float64, and the last weights.
@@ -83,7 +86,14 @@ def run_network(
     velocity = {name: torch.zeros_like(w) for name, w in weights.items()}
     outputs = _evaluated(net, weights, x)
     checked = check_targets(y, outputs, loss)
-    recorder = Recorder(checked, mask, loss)
+    seen: slice | Tensor = slice(None)
+    watched = mask
+    if monitored is not None:
+        seen = monitored.to(net.device)
+        watched = mask[seen[seen < len(mask)]]
+        require_forget(watched)
+    kept, outputs = part(x, seen), outputs[seen]
+    recorder = Recorder(checked[seen], watched, loss)
     for batch in [None, *drawn]:
         if batch is not None:
             part_of = (part(x, batch.samples), checked[batch.samples], loss)
@@ -92,7 +102,7 @@ def run_network(
                 pull = algorithm.damping * (w - net.trained[name]) + weight_decay * w
                 velocity[name].mul_(algorithm.momentum).add_(slope[name]).add_(pull)
                 w.sub_(learning_rate * velocity[name])
-            outputs = _evaluated(net, weights, x)
+            outputs = _evaluated(net, weights, kept)
         row = recorder.add(outputs[:, :, None])
         if until is not None and until(float(row[0]), float(row[1])):
             break

@@ -34,6 +34,11 @@ class LossPath:
     watched_loss: Tensor
     watched_accuracy: Tensor
 
+    def of(self, settings: Sequence[int]) -> LossPath:
+        """The paths of some settings, by their places."""
+        chosen = torch.as_tensor(settings)
+        return LossPath(*(getattr(self, field.name)[:, chosen] for field in fields(LossPath)))
+
     def steps_to(self, target: float) -> Tensor:
         """First step with a forget loss ≥ `target`, (settings,) float64; ∞ if there is none."""
         reached = self.forget_loss >= target

@@ -24,7 +24,7 @@ RESULTS = {
     | {"SignalNoise", "Trajectory"},
     "experiments": {"ErrorMap", "EscapeMap", "PerSample", "Resistance"},
     "unlearning": {"Containment", "Digits", "Growth", "LossPath", "ModuleRuns", "NetworkPath"}
-    | {"TangentPath", "Validity"},
+    | {"Outcome", "Plan", "TangentPath", "Validity"},
 }
 
 
@@ -494,6 +494,15 @@ UNLEARNING: list[tuple[str, Arguments]] = [
         lambda: {k: v for k, v in model().items() if k != "loss"} | {
             "forget": mask(), "algorithm": rule(), "learning_rate": 0.1, "steps": 3, "runs": 3,
             "seed": 0,
+        },
+    ),
+    (
+        "plan",
+        lambda: {
+            "model": head()["model"], "dataset": (head()["inputs"][:6], head()["targets"][:6]),
+            "forget": mask(), "holdout": (head()["inputs"][6:], head()["targets"][6:]),
+            "target": 4.0, "retain_floor": 0.1, "mixing": (0.4,), "steps": 10, "seeds": 2,
+            "verify": 1,
         },
     ),
     (

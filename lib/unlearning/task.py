@@ -1,0 +1,258 @@
+"""What a plan is about: a model's samples, the part to forget, and the loss it should come to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from lib.checks import require_above, require_count, require_mask
+from lib.randomness import stream
+from lib.stability.algorithm import AscentDescent
+from lib.stability.losses import loss_of
+from lib.stability.modules import Chosen, Forward, count, mapped, part, per_sample, samples
+from lib.unlearning.network_run import NetworkPath, run_network
+from lib.unlearning.tangent import TangentModel
+
+WATCHED = 1000  # held-out samples that a plan follows
+MEMORY = 6 * 2**30  # bytes of a kernel
+FACTOR = 2.0  # by which a class's forgotten share may differ from the overall one
+UNLIKELY = 1e-3  # chance that a random draw is refused for its classes
+
+
+@dataclass(frozen=True)
+class Task:
+    """Samples of a dataset, then of a holdout, and what of the dataset is to be forgotten.
+
+    Attributes:
+        inputs, targets: of all samples, the dataset's n first.
+        forget: (n,) bool.
+        loss: its name.
+        forward, device: as in `TangentModel.from_model`.
+        names: of the parameters that are trained.
+    """
+
+    inputs: Any
+    targets: Tensor
+    forget: Tensor
+    loss: str
+    forward: Forward | None
+    names: tuple[str, ...] | None
+    device: torch.device | str | None
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        dataset: Any,
+        forget: Any,
+        holdout: Any,
+        loss: str,
+        *,
+        forward: Forward | None,
+        parameters: Chosen,
+        device: torch.device | str | None,
+    ) -> Task:
+        """The task, with arguments as in `plan`.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+        loss_of(loss)
+        (x, y), (held_x, held_y) = _pair("dataset", dataset), _pair("holdout", holdout)
+        mask = require_mask(forget, count(x)).cpu()
+        net = per_sample(model, x, forward=forward, parameters=parameters, device=device)
+        shape = net.at(net.trained, net.moved(part(x, slice(1)))).shape[1:]
+        if shape[0] > 1:
+            raise ValueError(
+                f"model must give one row of outputs a sample, got {tuple(shape)}, one row a "
+                f"token, whose kernel has (samples·{shape.numel()})² entries: pass forward= that "
+                f"gives (n, C), such as the logits of one token or of a class head"
+            )
+        names = tuple(name.removeprefix("model.") for name in net.trained)
+        together = _stacked(x, held_x)
+        return cls(together, torch.cat([y, held_y]), mask, loss, forward, names, device)
+
+    def state(self, model: nn.Module, monitored: Tensor | None = None) -> NetworkPath:
+        """Losses and accuracies of a model as it is, one row."""
+        update = AscentDescent(0.5, 1, 1)
+        return self.run(model, update, 0.0, steps=0, seed=0, monitored=monitored)
+
+    def write(self, model: nn.Module, weights: Tensor) -> None:
+        """Set the trained parameters in place to `weights`, (p,) in their order."""
+        net = per_sample(
+            model, self.inputs, forward=self.forward, parameters=self.names, device=self.device
+        )
+        own = dict(net.module.named_parameters())
+        pieces = weights.split([w.numel() for w in net.trained.values()])
+        with torch.no_grad():
+            for name, piece in zip(net.trained, pieces, strict=True):
+                own[name].copy_(piece.view_as(own[name]))
+
+    def run(
+        self,
+        model: nn.Module,
+        algorithm: AscentDescent,
+        learning_rate: float,
+        *,
+        steps: int,
+        seed: int,
+        until: Callable[[float, float], bool] | None = None,
+        monitored: Tensor | None = None,
+    ) -> NetworkPath:
+        """`run_network` on this task."""
+        return run_network(
+            model,
+            self.inputs,
+            self.targets,
+            self.forget,
+            algorithm,
+            learning_rate,
+            trained=len(self.forget),
+            steps=steps,
+            loss=self.loss,
+            seed=seed,
+            forward=self.forward,
+            parameters=self.names,
+            device=self.device,
+            until=until,
+            monitored=monitored,
+        )
+
+    def sampled(self, most: int, seed: int) -> tuple[Task, Tensor]:
+        """At most `most` samples of the dataset and 1,000 of the holdout, and their indices.
+
+        The forget set comes first, all of it up to most/2, the rest is drawn from what is retained.
+
+        Raises:
+            ValueError: most < 2.
+        """
+        require_count("max_samples", most, 2)
+        n = len(self.forget)
+        generator = stream("plan samples", seed)
+        gone, kept = (
+            members.nonzero()[:, 0][torch.randperm(int(members.sum()), generator=generator)]
+            for members in (self.forget, ~self.forget)
+        )
+        if n > most:
+            gone = gone[: max(most // 2, most - len(kept))]
+            kept = kept[: most - len(gone)]
+        held = n + torch.randperm(len(self.targets) - n, generator=generator)[:WATCHED]
+        chosen = torch.cat([gone, kept, held]).sort().values
+        small = replace(
+            self,
+            inputs=part(self.inputs, chosen),
+            targets=self.targets[chosen],
+            forget=self.forget[chosen[chosen < n]],
+        )
+        return small, chosen
+
+    def tangent(self, model: nn.Module, *, sketch: int | None, seed: int) -> TangentModel:
+        """The tangent model of all samples, those of the dataset trained.
+
+        Raises:
+            ValueError: naming max_samples if its kernel does not fit into 6 GiB, and what does.
+        """
+        n, total = len(self.forget), len(self.targets)
+        net = per_sample(
+            model, self.inputs, forward=self.forward, parameters=self.names, device=self.device
+        )
+        c = net.at(net.trained, net.moved(part(self.inputs, slice(1)))).shape[-1]
+        if 4 * total * n * c**2 > MEMORY:
+            held = total - n
+            fits = int(((held**2 + MEMORY / c**2) ** 0.5 - held) / 2)
+            raise ValueError(
+                f"max_samples must be at most {fits} with {c} outputs and {held} held-out samples, "
+                f"for a kernel of {MEMORY / 2**30:.0f} GiB, got {n}, which takes "
+                f"{4 * total * n * c**2 / 2**30:.1f} GiB"
+            )
+        return TangentModel.from_model(
+            model,
+            self.inputs,
+            trained=n,
+            forward=self.forward,
+            parameters=self.names,
+            sketch=sketch,
+            device=self.device,
+            seed=seed,
+        )
+
+    def target(self, target: Any, start: NetworkPath) -> float:
+        """The forget loss to come to: a number, a retrained model's, or the held-out loss.
+
+        Args:
+            target: as in `plan`.
+            start: the model's own `state`.
+
+        Raises:
+            ValueError: naming target, or for "holdout" a class that shows that the forget set is no
+                random draw.
+        """
+        if isinstance(target, nn.Module):
+            other = copy.deepcopy(target).eval().requires_grad_(True)
+            found = replace(self, names=None).state(other).forget_loss
+            return float(found[0, 0])
+        if isinstance(target, str):
+            if target != "holdout":
+                raise ValueError(
+                    f'target must be "holdout", a loss > 0 or a retrained model, got {target!r}'
+                )
+            self._require_random()
+            return float(start.watched_loss[0, 0])
+        require_above("target", target, 0)
+        return float(target)
+
+    def _require_random(self) -> None:
+        """ValueError if a class's forgotten share shows that the forget set is no random draw."""
+        if self.loss == "squared":
+            return
+        n = len(self.forget)
+        labels = self.targets[:n].flatten()
+        gone, share = int(self.forget.sum()), float(self.forget.double().mean())
+        classes = labels.unique()
+        for label in classes.tolist():
+            size = int((labels == label).sum())
+            here = int((labels[self.forget] == label).sum())
+            law = stats.hypergeom(n, size, gone)
+            chance = law.sf(here - 1) if here > share * size else law.cdf(here)
+            off = not share / FACTOR <= here / size <= FACTOR * share
+            if off and chance < UNLIKELY / len(classes):
+                raise ValueError(
+                    f'target must be a loss or a retrained model, got "holdout" where '
+                    f"{here / size:.0%} of class {label} are forgotten but {share:.0%} of all: "
+                    f"held-out samples stand in for forgotten ones only if the forget set is a "
+                    f"random draw; for a class they ask for far too little"
+                )
+
+
+def _pair(name: str, data: Any) -> tuple[Any, Tensor]:
+    """Inputs and targets as tensors of one length."""
+    is_pair = isinstance(data, tuple | list) and len(data) == 2
+    if is_pair:
+        x, y = data
+    elif isinstance(data, Mapping) and "labels" in data:
+        x, y = {k: v for k, v in data.items() if k != "labels"}, data["labels"]
+    else:
+        x, y = samples(data, None)
+    if y is None:
+        raise ValueError(f"{name} must be (inputs, targets), or a Dataset of such pairs, got no y")
+    if not isinstance(x, Tensor | Mapping | tuple | list):
+        x = torch.as_tensor(x)
+    y = torch.as_tensor(y)
+    if count(x) != len(y):
+        raise ValueError(f"{name} must hold a target a sample, got {count(x)} and {len(y)}")
+    return mapped(lambda t: t.detach(), x), y.detach().cpu()
+
+
+def _stacked(first: Any, second: Any) -> Any:
+    """Samples of two tensors, dicts or tuples of tensors, one after the other."""
+    if isinstance(first, Tensor):
+        return torch.cat([first, second.to(first.device)])
+    if isinstance(first, Mapping):
+        return {key: _stacked(value, second[key]) for key, value in first.items()}
+    return tuple(_stacked(a, b) for a, b in zip(first, second, strict=True))
