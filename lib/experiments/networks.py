@@ -242,9 +242,7 @@ def _trained(family: Family, inputs: Tensor, targets: Tensor, seed: int, part: i
     """
     own = 0 if family.parameters else part
     start = int(torch.randint(2**31, (1,), generator=stream("network start", seed, own)))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(start)  # module constructors know no generator
-        model = family.make()
+    model = _made(family, start)
     names = [name for name, _ in model.named_parameters()]
     if family.parameters:  # first the network that adapters or a new head are put on
         base = [name for name in names if "lora" not in name]
@@ -253,6 +251,18 @@ def _trained(family: Family, inputs: Tensor, targets: Tensor, seed: int, part: i
         names = [name for name in names if family.parameters in name]
     _adam(model, names, inputs, targets, family.epochs, stream("training batches", seed, part))
     return model.eval()
+
+
+def _made(family: Family, seed: int) -> nn.Module:
+    """An untrained network, float32: module constructors know no generator and no dtype."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.manual_seed(seed)
+            return family.make()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _adam(
