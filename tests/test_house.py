@@ -97,6 +97,7 @@ def test_records_are_frozen():
     assert {mark for mark in marks if mark.startswith("dataclass(")} <= {
         "dataclass(frozen=True)",
         "dataclass(frozen=True, eq=False)",
+        "dataclass(frozen=True, eq=False, repr=False)",
         "dataclass(frozen=True, kw_only=True)",
     }
 

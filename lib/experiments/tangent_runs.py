@@ -220,13 +220,13 @@ def _add_validity(
         )
 
 
-FROZEN = {"mixing": 0.3, "share": 0.2, "steps": 60, "every": 5}  # of the run that shows why
+FROZEN = {"mixing": 0.3, "share": 0.05, "steps": 40, "every": 4}  # of the run that shows why
 
 
 def curvature_path(name: str, forget_set: ForgetSet, seed: int) -> pd.DataFrame:
     """Why frozen curvature fails: one real run, its tangent, and the loss's quadratic at w_0.
 
-    Every fifth step: the forget loss of the network, of its tangent model, and of the tangent model
+    Every fourth step: the forget loss of the network, of its tangent model, and of the tangent model
     with the loss's second-order expansion at w_0 in place of the loss (frozen); lowest, λ_min(A(w))
     of the network's GGN where it is.
     """

@@ -36,7 +36,7 @@ class LossPath:
 
     def of(self, settings: Sequence[int]) -> LossPath:
         """The paths of some settings, by their places."""
-        chosen = torch.as_tensor(settings)
+        chosen = list(settings)
         return LossPath(*(getattr(self, field.name)[:, chosen] for field in fields(LossPath)))
 
     def steps_to(self, target: float) -> Tensor:

@@ -259,7 +259,7 @@ class Search:
         slope = slopes(start[:, :, None].clone(), targets, self.task.loss)[:, :, 0]
         blocks = self.tangent.kernel[: n * c].view(n, c, n, c)[gone, :, gone]
         influence = torch.einsum("ja,jab,jb->j", slope.double(), blocks.double(), slope.double())
-        ended = torch.full((len(gone),), torch.nan, dtype=torch.float64)
+        ended = torch.full_like(gone, torch.nan, dtype=torch.float64)
         if row is not None:
             setting = self.settings[row]
             push, _ = follow_weights(

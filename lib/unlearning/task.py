@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor, nn
@@ -136,13 +137,17 @@ class Task:
         n = len(self.forget)
         generator = stream("plan samples", seed)
         gone, kept = (
-            members.nonzero()[:, 0][torch.randperm(int(members.sum()), generator=generator)]
+            members.nonzero()[:, 0][
+                torch.randperm(int(members.sum()), generator=generator, device="cpu")
+            ]
             for members in (self.forget, ~self.forget)
         )
         if n > most:
             gone = gone[: max(most // 2, most - len(kept))]
             kept = kept[: most - len(gone)]
-        held = n + torch.randperm(len(self.targets) - n, generator=generator)[:WATCHED]
+        held = (
+            n + torch.randperm(len(self.targets) - n, generator=generator, device="cpu")[:WATCHED]
+        )
         chosen = torch.cat([gone, kept, held]).sort().values
         small = replace(
             self,
@@ -242,8 +247,9 @@ def _pair(name: str, data: Any) -> tuple[Any, Tensor]:
     if y is None:
         raise ValueError(f"{name} must be (inputs, targets), or a Dataset of such pairs, got no y")
     if not isinstance(x, Tensor | Mapping | tuple | list):
-        x = torch.as_tensor(x)
-    y = torch.as_tensor(y)
+        x = torch.from_numpy(np.asarray(x))
+    if not isinstance(y, Tensor):
+        y = torch.from_numpy(np.asarray(y))
     if count(x) != len(y):
         raise ValueError(f"{name} must hold a target a sample, got {count(x)} and {len(y)}")
     return mapped(lambda t: t.detach(), x), y.detach().cpu()
