@@ -226,9 +226,9 @@ FROZEN = {"mixing": 0.3, "share": 0.05, "steps": 40, "every": 4}  # of the run t
 def curvature_path(name: str, forget_set: ForgetSet, seed: int) -> pd.DataFrame:
     """Why frozen curvature fails: one real run, its tangent, and the loss's quadratic at w_0.
 
-    Every fourth step: the forget loss of the network, of its tangent model, and of the tangent model
-    with the loss's second-order expansion at w_0 in place of the loss (frozen); lowest, λ_min(A(w))
-    of the network's GGN where it is.
+    Every fourth step: the forget loss of the network, of its tangent model, and of the tangent
+    model with the loss's second-order expansion at w_0 in place of the loss (frozen); lowest,
+    λ_min(A(w)) of the network's GGN where it is.
     """
     case = problem(name, forget_set, seed)
     tangent = tangent_of(case)
