@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from lib.checks import require_kind, shown
+from lib.checks import require_above, require_kind, shown
 
 # A twin is a network's linearised run on the same batches: does it escape, does it forget?
 Event = Literal["escape", "forget", "twin", "twin_forget"]
@@ -192,5 +192,16 @@ def negative_curvature(linear_steps: Any, learning_rate: Any, factor: float) -> 
             never does, gives 0.
         learning_rate: η of the same run. Numbers, arrays, tensors or columns alike.
         factor: τ > 1, 10³ for `Resistance.linear_steps`.
+
+    Raises:
+        ValueError, TypeError: naming the argument that is no number > 0.
     """
+    factor = require_above("factor", factor, 1)
+    for name, value in (("linear_steps", linear_steps), ("learning_rate", learning_rate)):
+        try:
+            positive = bool((np.asarray(value, dtype=np.float64) > 0).all())
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            positive = False
+        if not positive or isinstance(value, bool | str | list | tuple):
+            raise ValueError(f"{name} must be numbers > 0, got {shown(value)}")
     return (factor ** (1 / linear_steps) - 1) / learning_rate
