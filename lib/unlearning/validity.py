@@ -78,8 +78,8 @@ def validate(
     Args:
         tangent: of this model; its speed is left out of account.
         steps: after how many steps to look; where the target is predicted to be reached.
-        model, inputs, targets, forget, algorithm, learning_rate, loss, weight_decay, batches, seed,
-            forward, parameters, device: as in `run_network`.
+        model, inputs, targets, forget, algorithm, learning_rate: as in `run_network`.
+        loss, weight_decay, batches, seed, forward, parameters, device: as in `run_network`.
 
     Raises:
         ValueError: naming the argument.
