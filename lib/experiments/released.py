@@ -7,8 +7,9 @@ other along an axis of its own that one sample of either set shares; H = (2n/σ)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
+from itertools import product
 
 import numpy as np
 import torch
@@ -61,8 +62,7 @@ def released_hessian_prediction(
     learning_rate = require_nonnegative("learning_rate", learning_rate)
     cells = [
         exponents_of(_laws(family, update, learning_rate)).typical
-        for family in map(released_family, sigmas)
-        for update in (_algorithm(mixing, batch) for batch in batches)
+        for family, update in _cells(batches, sigmas, mixing)
     ]
     return torch.from_numpy(np.array(cells, dtype=np.float64)).reshape(len(sigmas), len(batches))
 
@@ -130,15 +130,21 @@ def released_map(
         seed=seed,
     ).numpy()
     values = []
-    for family in map(released_family, sigmas):
-        for update in (_algorithm(mixing, batch) for batch in batches):
-            laws = _laws(family, update, learning_rate)
-            order = threshold_order(HessianTest(family, update, learning_rate), LEAVES)
-            values.append((*astuple(exponents_of(laws)), moment_exponent(laws, order)))
+    for family, update in _cells(batches, sigmas, mixing):
+        laws = _laws(family, update, learning_rate)
+        order = threshold_order(HessianTest(family, update, learning_rate), LEAVES)
+        values.append((*astuple(exponents_of(laws)), moment_exponent(laws, order)))
     layers = np.reshape(values, (*stayed.shape, 4)).transpose(2, 0, 1)
     criterion = Escape(steps, repetitions, LEAVES)
     cells = "batch", np.asarray(batches), "sigma", np.asarray(sigmas)
     return EscapeMap(*cells, criterion, repetitions - stayed, *layers)
+
+
+def _cells(
+    batches: Sequence[int], sigmas: Sequence[int], mixing: float
+) -> Iterator[tuple[AxisFamily, AscentDescent]]:
+    """Family and update of every cell, batches fastest."""
+    return product(map(released_family, sigmas), [_algorithm(mixing, batch) for batch in batches])
 
 
 def _algorithm(mixing: float, batch: int) -> AscentDescent:

@@ -62,27 +62,26 @@ def laws() -> list[tuple[np.ndarray, np.ndarray]]:
     return stability.axis_laws(**on_axes(learning_rate=1.2))
 
 
-def model() -> dict[str, Any]:
+def linear(outputs: int, samples: int) -> dict[str, Any]:
+    """A linear layer of three inputs and some samples of it."""
     generator = torch.Generator().manual_seed(0)
     # Without drawing from the global generator, which calls must leave alone.
-    net = torch.nn.utils.skip_init(torch.nn.Linear, 3, 1, dtype=F64)
+    net = torch.nn.utils.skip_init(torch.nn.Linear, 3, outputs, dtype=F64)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=F64))
-    inputs = torch.randn(6, 3, generator=generator, dtype=F64)
-    return {"model": net, "inputs": inputs, "targets": inputs[:, :1].clone(), "loss": "squared"}
+    return {"model": net, "inputs": torch.randn(samples, 3, generator=generator, dtype=F64)}
+
+
+def model() -> dict[str, Any]:
+    made = linear(outputs=1, samples=6)
+    return made | {"targets": made["inputs"][:, :1].clone(), "loss": "squared"}
 
 
 def head() -> dict[str, Any]:
-    """A softmax head, so that its tangent model is itself; four samples trained, two watched."""
-    generator = torch.Generator().manual_seed(0)
-    net = torch.nn.utils.skip_init(torch.nn.Linear, 3, 4, dtype=F64)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=F64))
-    inputs = torch.randn(8, 3, generator=generator, dtype=F64)
+    """A softmax head, so that its tangent model is itself; six samples trained, two watched."""
     targets = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
-    return {"model": net, "inputs": inputs, "targets": targets}
+    return linear(outputs=4, samples=8) | {"targets": targets}
 
 
 def tangent() -> unlearning.TangentModel:
