@@ -20,6 +20,7 @@ CONVERTED = [
     "linearized_dynamics",
     "coherence",
     "thresholds",
+    "tangent_model",
 ]
 # A page, words of a claim on it, and a prediction that the claim must refuse 20 % down and 20 % up.
 PREDICTIONS = [
@@ -47,6 +48,8 @@ PREDICTIONS = [
     ("linearized_dynamics", "some rate is stable", "rates_found"),  # η*
     ("thresholds", "The threshold is attained at every pair", "formula"),
     ("coherence", "The coherence matrix of three data sets", "predicted_cross"),
+    ("tangent_model", "Predicted and real time to the target", "predicted"),
+    ("tangent_model", "Two orthogonal unit samples", "distance"),
     ("intro", "Most of that is the step size", "step_size"),
     ("intro", "Most of that is the step size", "by_curvature"),
 ]
