@@ -1,7 +1,6 @@
 """`python -m lib.sweep`."""
 
-import sys
-
+from lib.sweep.breaks import leave
 from lib.sweep.command import main
 
-sys.exit(main())
+leave(main())

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 INTERRUPTED = 130  # the exit status
 
@@ -50,6 +50,19 @@ def ignore_interruptions() -> None:
     """In a process that `undisturbed` started: whoever started it hears of Ctrl-C, and ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with this status.
+
+    A KeyboardInterrupt that went through `exec` of a string, as making a dataclass does, is noted
+    by Python: `python -m` then ends by SIGINT, whatever status it was told, unless it ends at once.
+    """
+    if status == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _leave(number: int, frame: Any) -> None:

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import psutil
@@ -15,6 +16,17 @@ from tests.sweep.test_sweep import COMMAND, ENVIRONMENT
 
 SLEEPY = "import time\ntime.sleep(0.5)\nfrom myst_nb import glue\nglue('value', n)"
 STARTED = 0.15  # seconds until Python itself runs; before, Ctrl-C is Python's own affair
+
+
+@pytest.mark.parametrize("status", [0, 1, 130])
+def test_the_status_stands_though_an_interruption_went_through_exec(tmp_path, status):
+    """As where Ctrl-C comes while a dataclass is made: `sys.exit(130)` would end by the signal."""
+    interrupted = "try:\n    exec('raise KeyboardInterrupt')\nexcept KeyboardInterrupt:\n    pass\n"
+    code = "from lib.sweep.breaks import leave\n" + (interrupted if status == 130 else "")
+    (tmp_path / "leaving.py").write_text(f"{code}print('said')\nleave({status})\n")
+    command = [sys.executable, "-m", "leaving"]
+    ended = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True)
+    assert (ended.returncode, ended.stdout) == (status, "said\n"), ended.stderr
 
 
 @pytest.mark.slow
