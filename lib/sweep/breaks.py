@@ -56,12 +56,9 @@ def leave(status: int) -> NoReturn:
     """End the process with this status.
 
     A KeyboardInterrupt that went through `exec` of a string, as making a dataclass does, is noted
-    by Python: `python -m` then ends by SIGINT, whatever status it was told, unless it ends at once.
+    by Python: `python -m` would then end by SIGINT, whatever status it was told.
     """
-    if status == INTERRUPTED:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    exec("")  # another `exec` takes the note back
     sys.exit(status)
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
 from joblib.externals.loky import get_reusable_executor
@@ -47,6 +48,9 @@ class LocalPool:
                 f"workers must be at least 1 and at most {MOST_WORKERS}, got {workers}"
             )
         self.width = workers
+        # Started by the first worker, inside `undisturbed`, it would let Ctrl-C through again, since
+        # Python 3.11 leaves the signal unblocked behind it, whatever it was before.
+        resource_tracker.ensure_running()
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future:
         """Run `call` in a worker; a broken pool is a new one by the next call."""

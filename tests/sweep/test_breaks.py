@@ -29,6 +29,24 @@ def test_the_status_stands_though_an_interruption_went_through_exec(tmp_path, st
     assert (ended.returncode, ended.stdout) == (status, "said\n"), ended.stderr
 
 
+def test_no_worker_is_started_while_an_interruption_gets_through():
+    """The tracker that the first worker needs unblocks the signal when it starts."""
+    code = """
+from multiprocessing import resource_tracker
+from lib.sweep.breaks import undisturbed
+from lib.sweep.pools import LocalPool
+import signal
+LocalPool(1)
+with undisturbed():
+    resource_tracker.ensure_running()
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, text=True, capture_output=True, check=True
+    )
+    assert found.stdout == "True\n"
+
+
 @pytest.mark.slow
 def test_an_interruption_at_any_moment_ends_with_130_and_one_line(tmp_path):
     """As a terminal does it: every process of the group hears it."""
