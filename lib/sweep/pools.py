@@ -48,7 +48,7 @@ class LocalPool:
                 f"workers must be at least 1 and at most {MOST_WORKERS}, got {workers}"
             )
         self.width = workers
-        # Started by the first worker, inside `undisturbed`, it would let Ctrl-C through again, since
+        # Started by the first worker, inside `undisturbed`, it would let Ctrl-C through again:
         # Python 3.11 leaves the signal unblocked behind it, whatever it was before.
         resource_tracker.ensure_running()
 
