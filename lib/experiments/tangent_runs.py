@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -388,3 +389,29 @@ def agreement(table: pd.DataFrame, prediction: str = "predicted") -> Agreement:
         trusted=float(trusted.sum() / max(1, asked.sum())),
         inside=float(inside[trusted].mean()),
     )
+
+
+def clocks(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per table: `agreement` of the raw and of the calibrated prediction; shares in %.
+
+    Columns: runs, succeed; step right, raw and clock; verdict clear, raw and clock; real / raw,
+    median ratio of times; speed, medians of the probes'; growth, bend, medians; trusted; in range.
+    """
+    rows = {}
+    for name, table in tables.items():
+        raw, clock = agreement(table), agreement(table, "calibrated")
+        rows[name] = {
+            "runs": raw.runs,
+            "succeed": raw.counted,
+            "step right, raw": 100 * raw.within,
+            "step right, clock": 100 * clock.within,
+            "verdict clear, raw": 100 * raw.clear,
+            "verdict clear, clock": 100 * clock.clear,
+            "real / raw": raw.ratio,
+            "speed": table.groupby("seed")["speed"].first().median(),
+            "growth": table["growth"].median(),
+            "bend": table["bend"].median(),
+            "trusted": 100 * raw.trusted,
+            "in range": 100 * raw.inside,
+        }
+    return pd.DataFrame(rows).T
