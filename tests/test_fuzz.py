@@ -41,6 +41,7 @@ INFINITE = {
     *("ascent_descent", "linearised", "heat_map", "resistance", "per_sample", "first_below"),
     *("contour", "frontier", "steepest_mean_steps", "growth_exponents", "lyapunov_exponent"),
     *("moment_exponent", "critical_moment", "learning_rate_bounds", "coherence_bound", "Until"),
+    *("follow", "follow_weights", "run_network", "containment", "validate"),
     *("three_axis_bound", "spectral_density", "fit", "sample_escape_steps", "MapGrid.of"),
 }
 each_call = pytest.mark.parametrize(
