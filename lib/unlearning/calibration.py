@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import scipy.optimize
 import torch
@@ -53,16 +54,14 @@ class Probe:
         if not is_finite(self.target):
             raise ValueError(f"target must be a finite number, got {shown(self.target)}")
         loss_of(self.loss)
-        mask = isinstance(self.forget, Tensor) and self.forget.dtype == torch.bool
-        most = self.forget if mask and self.forget.ndim else self.targets  # type: ignore[union-attr]
-        require_members("forget", self.forget, len(most) if most.ndim else 0, "targets")  # type: ignore[union-attr]
-        checked = {name: require_nonnegative(name, getattr(self, name)) for name in _RATES}
-        for name, value in {**checked, "target": float(self.target)}.items():
-            object.__setattr__(self, name, value)
-        require_seed(self.seed)
-
-
-_RATES = ("learning_rate", "weight_decay")
+        forget: Any = self.forget
+        mask = isinstance(forget, Tensor) and forget.dtype == torch.bool
+        sized = forget if mask else self.targets  # how many samples are trained is not known here
+        require_members("forget", forget, len(sized) if sized.ndim else 0, "targets")
+        for name in ("learning_rate", "weight_decay"):
+            object.__setattr__(self, name, require_nonnegative(name, getattr(self, name)))
+        object.__setattr__(self, "target", float(self.target))
+        object.__setattr__(self, "seed", require_seed(self.seed))
 
 
 def calibrate(tangent: TangentModel, probe: Probe) -> TangentModel:
