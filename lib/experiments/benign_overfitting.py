@@ -198,7 +198,7 @@ def fit_boundary(dims: Sequence[int] | Tensor, crossings: Tensor, n_samples: int
     if int(known.sum()) < 3:
         raise ValueError(f"crossings must be finite at 3 dims or more, got {int(known.sum())}")
     for end in crossings[known].aminmax():
-        require_above("crossings", end, 0, LARGEST_NORM)
+        require_above("crossings", float(end), 0, LARGEST_NORM)
     if len(sizes[known].unique()) < 2:
         raise ValueError(f"dims must not all be the same where crossings are finite, got {dims}")
     x = sizes[known].log().numpy()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lib.checks import (
+    is_finite,
     require_above,
     require_axis,
     require_batch,
@@ -75,7 +76,9 @@ class SharedAxis:
         if self.forget_batch is not None:
             checked["forget_batch"] = require_count("forget_batch", self.forget_batch, 1)
         if self.cross is not None:
-            checked["cross"] = require_nonnegative("cross", self.cross)
+            if not (is_finite(self.cross) and 0 <= self.cross < 2):  # `test` knows the largest
+                raise ValueError(f"cross must be in [0, 1], got {shown(self.cross)}")
+            checked["cross"] = float(self.cross)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         require_choice("sampling", self.sampling, SAMPLINGS)

@@ -188,7 +188,7 @@ def pushed(
 ) -> tuple[Tensor, Tensor]:
     """f(w) and J(w)v of a batch at any weights w, v `along` them by name, (b, C) each, detached."""
     try:
-        out, product = jvp(lambda w: net.at(w, x).flatten(1), (weights,), (along,))
+        out, product = jvp(lambda w: net.at(w, x).flatten(1), (weights,), (along,))[:2]
     except (NotImplementedError, RuntimeError):  # recurrent layers have no forward mode
         out, product = _twice_back(net, weights, x, along)
     return out.detach(), product.detach()

@@ -262,7 +262,7 @@ def follow_weights(
 
 
 def fitting(
-    tangent: TangentModel, targets: Tensor, forget: Tensor | Sequence[int], loss: str
+    tangent: TangentModel, targets: Tensor | None, forget: Tensor | Sequence[int], loss: str
 ) -> tuple[Tensor, Tensor]:
     """The forget mask (n,) and the targets, as `check_targets` gives them, of a tangent model.
 

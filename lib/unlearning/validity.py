@@ -88,9 +88,10 @@ def validate(
         ValueError: naming the argument.
     """
     x, y = samples(inputs, targets)
+    total = count(x)
     net = per_sample(model, x, forward=forward, parameters=parameters, device=device)
     mask, checked = fitting(tangent, y, forget, loss)
-    mask, total = mask.to(net.device), count(x)
+    mask = mask.to(net.device)
     if len(tangent.outputs) != total:
         raise ValueError(
             f"tangent and inputs must hold equally many samples, got {len(tangent.outputs)} "
