@@ -29,6 +29,7 @@ BUILT = {name for _, name, _ in VALID_CALLS}  # classes among them are made by h
 ALSO = {"seeds": {"seed"}, "batches": {"batch"}, "sigmas": {"sigma"}, "crossings": {"dims"}}
 ALSO |= {"factors": {"forget"}, "signal_norms": {"errors"}, "setting": {"dims"}}
 ALSO |= {"unlearned_margins": {"retrained_margins"}, "outputs": {"targets"}}
+ALSO |= {"inputs": {"targets", "forget", "trained"}}
 
 
 class TooLong(Exception):
