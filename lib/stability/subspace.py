@@ -29,8 +29,19 @@ class GrowingSubspace:
     def __init__(self, moment: SecondMoment) -> None:
         self.moment, lam = moment, moment.eigenvalues
         self.sums, self.products = lam[:, None] + lam, lam[:, None] * lam
-        self.members = self.noises = torch.empty(0, *self.sums.shape).to(lam)
+        self._held = lam.new_zeros(2, _MOST, *self.sums.shape)
+        self.L = self.Q = lam.new_zeros(0, 0)  # of the members: ⟨·, ℒ·⟩ and ⟨·, 𝒬·⟩
         self._add(torch.ones_like(lam).diag())
+
+    @property
+    def members(self) -> Tensor:
+        """(m, q, q), orthonormal."""
+        return self._held[0, : len(self.L)]
+
+    @property
+    def noises(self) -> Tensor:
+        """(m, q, q), 𝒩 of the members."""
+        return self._held[1, : len(self.L)]
 
     def reaching(self, target: float, beyond: float) -> float:
         """The η in (0, beyond) with ρ(T_η) = target > 1; RuntimeError if no pass settles it."""
@@ -42,10 +53,34 @@ class GrowingSubspace:
         self._add_axis(rate)
         return self._solve(None, rate)[1]
 
+    def critical(self) -> float:
+        """η* = 1/λ_max(𝒬X = λℒX), A positive definite; RuntimeError if no pass settles it."""
+        for _ in range(_PASSES):
+            L, Q = self.L, self.Q
+            root = torch.linalg.cholesky(L)
+            half = torch.linalg.solve_triangular(root, Q, upper=False)
+            whitened = torch.linalg.solve_triangular(root, half.T, upper=False)
+            values, vectors = torch.linalg.eigh((whitened + whitened.T) / 2)
+            y = torch.linalg.solve_triangular(root.T, vectors[:, -1:], upper=True)[:, 0]
+            value = float(values[-1])
+            X, noise = torch.tensordot(y, self.members, 1), torch.tensordot(y, self.noises, 1)
+            rest = (self.products - value * self.sums) * X + noise
+            away = (value * self.sums - self.products).abs().clamp(min=1e-9 * value * self.sums)
+            missing = float((rest.square() / away).sum())
+            # X is scaled to ⟨X, ℒX⟩ = 1, and the residual is measured in the norm of ℒ⁻¹.
+            size = float((rest.square() / self.sums).sum().sqrt())
+            if missing <= 1e-14 * value and size <= 1e-6 * value:
+                return 1 / value
+            if not self._add(rest / away):
+                return 1 / value
+            if len(self.members) >= _MOST:
+                self._shrink(1 / value)
+        raise RuntimeError(f"η* = {1 / value:.12g} has residual {size:.3g} after {_PASSES} passes")
+
     def _solve(self, target: float | None, rate: float) -> tuple[float, float]:
         """(η, ρ(T_η)): at `rate`, or where ρ is the target on the way up to `rate`."""
         for _ in range(_PASSES):
-            L, Q = self._projected(self.sums), self._projected(self.products, self.noises)
+            L, Q = self.L, self.Q
 
             def top(eta: float, L: Tensor = L, Q: Tensor = Q) -> tuple[Tensor, Tensor]:
                 values, vectors = torch.linalg.eigh(torch.eye(len(L)).to(L) - eta * L + eta**2 * Q)
@@ -70,7 +105,7 @@ class GrowingSubspace:
             if not self._add(rest / away):
                 return float(eta), float(rho)
             if len(self.members) >= _MOST:
-                self._shrink(eta, L, Q)
+                self._shrink(eta)
         raise RuntimeError(
             f"ρ(T) = {float(rho):.12g} has residual {float(rest.norm()):.3g} after {_PASSES} passes"
         )
@@ -87,8 +122,11 @@ class GrowingSubspace:
             if float(matrix.norm()) <= 1e-12:
                 return False
         matrix = matrix / matrix.norm()
-        self.members = torch.cat([self.members, matrix[None]])
-        self.noises = torch.cat([self.noises, self.moment.noise(matrix)[None]])
+        m, noise = len(self.L), self.moment.noise(matrix)
+        self._held[0, m], self._held[1, m] = matrix, noise
+        held = self._held[0, : m + 1]
+        self.L = _bordered(self.L, torch.tensordot(held, self.sums * matrix, 2))
+        self.Q = _bordered(self.Q, torch.tensordot(held, self.products * matrix + noise, 2))
         return True
 
     def _add_axis(self, rate: float) -> None:
@@ -99,18 +137,21 @@ class GrowingSubspace:
         axis[k, k] = 1
         self._add(axis)
 
-    def _projected(self, factor: Tensor, more: Tensor | None = None) -> Tensor:
-        flat = self.members.flatten(1)
-        image = self.members * factor if more is None else self.members * factor + more
-        out = flat @ image.flatten(1).T
-        return (out + out.T) / 2
-
-    def _shrink(self, eta: float, L: Tensor, Q: Tensor) -> None:
+    def _shrink(self, eta: float) -> None:
         """The best Ritz matrices at this rate, and the newest member."""
-        vectors = torch.linalg.eigh(eta**2 * Q - eta * L)[1]
-        best = torch.nn.functional.pad(vectors[:, -_KEPT:].T, (0, 1))
-        last = torch.zeros_like(best[:1])
-        last[0, -1] = 1
-        keep = torch.cat([best, last])
-        self.members = torch.tensordot(keep, self.members, 1)
-        self.noises = torch.tensordot(keep, self.noises, 1)
+        vectors = torch.linalg.eigh(eta**2 * self.Q - eta * self.L)[1]
+        newest = torch.zeros_like(vectors[:1])
+        newest[0, -1] = 1
+        keep = torch.linalg.qr(torch.cat([newest, vectors[:, -_KEPT:].T]).T)[0].T
+        self._held[:, : len(keep)] = torch.einsum(
+            "km,smab->skab", keep, self._held[:, : len(self.L)]
+        )
+        self.L, self.Q = keep @ self.L @ keep.T, keep @ self.Q @ keep.T
+
+
+def _bordered(matrix: Tensor, row: Tensor) -> Tensor:
+    """A symmetric (m, m) matrix with one more row and column (m + 1,)."""
+    out = row.new_zeros(len(row), len(row))
+    out[:-1, :-1] = matrix
+    out[-1], out[:, -1] = row, row
+    return out

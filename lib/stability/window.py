@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from lib.checks import require_above, require_count
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
-from lib.stability.dynamics import critical_learning_rate, growth_factor, steps_to_grow
+from lib.stability.dynamics import growth_factor, steps_to_grow
 from lib.stability.sampling import RESHUFFLED
 from lib.stability.second_moment import SecondMoment, require_setting
 from lib.stability.subspace import GrowingSubspace
@@ -153,4 +153,9 @@ def _retain_critical_rate(curvature: Curvature, algorithm: AscentDescent) -> flo
     if weight == 0:
         return 2 / algorithm.damping if algorithm.damping else math.inf
     retain_only = replace(algorithm, mixing=0.0, damping=algorithm.damping / weight)
-    return critical_learning_rate(curvature, retain_only) / weight
+    moment = SecondMoment.of(curvature, retain_only).contracting()
+    if moment is None:
+        return 0.0
+    if not len(moment.eigenvalues):
+        return math.inf
+    return GrowingSubspace(moment).critical() / weight
