@@ -78,7 +78,7 @@ class Task:
         require_choice("loss", loss, LOSSES)
         require_device(device)
         (x, y), (held_x, held_y) = _pair("dataset", dataset), _pair("holdout", holdout)
-        mask = require_mask(forget, count(x)).cpu()
+        mask = require_mask(forget, count(x), of="dataset").cpu()
         with _about("dataset"):
             net = per_sample(model, x, forward=forward, parameters=parameters, device=device)
         shape = net.at(net.trained, net.moved(part(x, slice(1)))).shape[1:]
@@ -271,7 +271,9 @@ def _pair(name: str, data: Any) -> tuple[Any, Tensor]:
         else:
             x, y = samples(data, None)
         if y is None:
-            raise ValueError("must be (inputs, targets), or a Dataset of such pairs, got no targets")
+            raise ValueError(
+                "must be (inputs, targets), or a Dataset of such pairs, got no targets"
+            )
         x = mapped(_finite, x if isinstance(x, Tensor | Mapping | tuple | list) else _tensor(x))
         y = _finite(_tensor(y)).cpu()
         if y.ndim == 0 or count(x) != len(y):
@@ -309,7 +311,9 @@ def _stacked(first: Any, second: Any) -> Any:
             return {key: _stacked(value, second[key]) for key, value in first.items()}
     elif isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):
         return tuple(_stacked(a, b) for a, b in zip(first, second, strict=True))
-    raise ValueError(f"holdout must hold samples like the dataset's, {_said(first)}, got {_said(second)}")
+    raise ValueError(
+        f"holdout must hold samples like the dataset's, {_said(first)}, got {_said(second)}"
+    )
 
 
 def _said(x: Any) -> str:
