@@ -78,7 +78,7 @@ class Task:
         require_choice("loss", loss, LOSSES)
         require_device(device)
         (x, y), (held_x, held_y) = _pair("dataset", dataset), _pair("holdout", holdout)
-        mask = require_mask(forget, count(x), of="dataset").cpu()
+        mask = require_mask(forget, count(x)).cpu()
         with _about("dataset"):
             net = per_sample(model, x, forward=forward, parameters=parameters, device=device)
         shape = net.at(net.trained, net.moved(part(x, slice(1)))).shape[1:]
@@ -271,9 +271,7 @@ def _pair(name: str, data: Any) -> tuple[Any, Tensor]:
         else:
             x, y = samples(data, None)
         if y is None:
-            raise ValueError(
-                "must be (inputs, targets), or a Dataset of such pairs, got no targets"
-            )
+            raise ValueError("must be (inputs, targets) or a Dataset of such pairs, got no targets")
         x = mapped(_finite, x if isinstance(x, Tensor | Mapping | tuple | list) else _tensor(x))
         y = _finite(_tensor(y)).cpu()
         if y.ndim == 0 or count(x) != len(y):
