@@ -143,6 +143,14 @@ def test_a_run_stops_at_the_forget_loss():
         assert bool((path.distance[step:, k] == path.distance[step, k]).all())
 
 
+def test_a_run_stops_at_the_distance():
+    """At the first step where ‖w − w*‖ is at most the share asked for; here the pull halves it."""
+    model, algorithm = trained(), AscentDescent(0.0, 8, 4, damping=0.5)
+    for distance, steps in ((1.0, 0), (0.6, 1), (0.3, 2)):
+        path = linearised(model, FORGET, algorithm, 1.0, steps=9, until=Until(distance=distance))
+        assert path.steps.tolist() == [steps, steps]
+
+
 def test_overflow_reads_infinite():
     path = ascent_descent(trained(), FORGET, AscentDescent(0.9, 8, 4), 30.0, steps=3000)
     assert bool(torch.isinf(path.distance[-1]).all() & torch.isinf(path.forget_loss[-1]).all())

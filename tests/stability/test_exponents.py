@@ -282,6 +282,16 @@ def test_predictions_refuse_bad_input():
         growth_exponents(family, algorithm, -1.0)
     with pytest.raises(ValueError, match="order"):
         moment_exponent(axis_laws(family, algorithm, 0.1), 0.0)
+    half = np.full(2, 0.5)
+    for law in (
+        ([0.5, 0.5], [0.9, 1.1]),
+        (half, np.array([0.9, math.nan])),
+        (half[:, None], np.array([[0.9], [1.1]])),
+        (np.array([]), np.array([])),
+        (half, np.array([0.9])),
+    ):
+        with pytest.raises(ValueError, match="laws must be pairs"):
+            critical_moment([law])
     large = AscentDescent(mixing=0.1, retain_batch=99, forget_batch=1)
     for solve in (grouped_critical_learning_rate, mean_only_learning_rate):
         with pytest.raises(ValueError, match="retain_batch must be in"):
