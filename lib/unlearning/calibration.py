@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import scipy.optimize
 import torch
 from torch import Tensor
 
+from lib.checks import (
+    is_finite,
+    require_kind,
+    require_members,
+    require_nonnegative,
+    require_seed,
+    shown,
+)
 from lib.stability.algorithm import AscentDescent
-from lib.unlearning.paths import LossPath
+from lib.stability.losses import loss_of
+from lib.unlearning.paths import LARGEST_STEPS, LossPath
 from lib.unlearning.tangent import TangentModel, follow
 
 
@@ -21,6 +31,9 @@ class Probe:
 
     real: the network's losses, from `run_network` with these settings; target: the forget loss at
     whose passing the two clocks are compared. The rest as in `follow`.
+
+    Raises:
+        ValueError, TypeError: naming the attribute.
     """
 
     real: LossPath
@@ -33,6 +46,22 @@ class Probe:
     weight_decay: float = 0.0
     batches: Sequence[tuple[Tensor, Tensor]] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_kind("real", self.real, LossPath)
+        require_kind("targets", self.targets, Tensor)
+        require_kind("algorithm", self.algorithm, AscentDescent)
+        if not is_finite(self.target):
+            raise ValueError(f"target must be a finite number, got {shown(self.target)}")
+        loss_of(self.loss)
+        forget: Any = self.forget
+        mask = isinstance(forget, Tensor) and forget.dtype == torch.bool
+        sized = forget if mask else self.targets  # how many samples are trained is not known here
+        require_members("forget", forget, len(sized) if sized.ndim else 0, "targets")
+        for name in ("learning_rate", "weight_decay"):
+            object.__setattr__(self, name, require_nonnegative(name, getattr(self, name)))
+        object.__setattr__(self, "target", float(self.target))
+        object.__setattr__(self, "seed", require_seed(self.seed))
 
 
 def calibrate(tangent: TangentModel, probe: Probe) -> TangentModel:
@@ -47,6 +76,8 @@ def calibrate(tangent: TangentModel, probe: Probe) -> TangentModel:
         RuntimeError: if the network did not pass the target, passed it at the start, or no speed in
             [1/8, 8] explains when it did; with the times that were found.
     """
+    require_kind("tangent", tangent, TangentModel)
+    require_kind("probe", probe, Probe)
     wanted = float(probe.real.crossing(probe.target)[0])
     steps = len(probe.real.forget_loss) - 1
     if not 0 < wanted < torch.inf:
@@ -61,7 +92,7 @@ def calibrate(tangent: TangentModel, probe: Probe) -> TangentModel:
             probe.forget,
             probe.algorithm,
             probe.learning_rate,
-            steps=4 * steps if probe.batches is None else steps,
+            steps=min(4 * steps, LARGEST_STEPS) if probe.batches is None else steps,
             loss=probe.loss,
             weight_decay=probe.weight_decay,
             batches=probe.batches,
