@@ -289,6 +289,7 @@ def test_predictions_refuse_bad_input():
         (half[:, None], np.array([[0.9], [1.1]])),
         (np.array([]), np.array([])),
         (half, np.array([0.9])),
+        (0 * half, np.array([0.9, 1.1])),
     ):
         with pytest.raises(ValueError, match="laws must be pairs"):
             critical_moment([law])

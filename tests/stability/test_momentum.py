@@ -151,6 +151,9 @@ def test_public_functions_take_momentum(momentum):
     for share in (0.9, 1.1):
         gain = dynamics.noise_gain(curvature, algorithm, share * rate)
         assert (spectral_radius(gain) < 1) == (share < 1)
+    for rate in (0.0, 1.0):
+        dense = spectral_radius(dense_heavy_ball(hessians, forget, algorithm, rate, momentum))
+        assert dynamics.growth_factor(curvature, algorithm, rate) == pytest.approx(dense, rel=1e-9)
     plain = dynamics.critical_mixing(curvature, 0.1)
     assert dynamics.critical_learning_rate(
         curvature, AscentDescent(plain * 1.01, 2, 2, 0.1, momentum=momentum)
