@@ -12,6 +12,7 @@ from lib.cnn.training import NotInterpolated, fit, fit_to_interpolation
 from lib.randomness import stream
 from lib.stability.sampling import draw_counts
 from tests.support.descent import VALUES, descend, initial_weights, relative_error
+from tests.support.marks import long_but
 
 STEPS = 1000
 
@@ -21,7 +22,7 @@ def cells(n=12, dim=30, flip=0.0):
 
 
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
-@pytest.mark.parametrize("flip", [0.0, 0.3])
+@pytest.mark.parametrize("flip", long_but([1], [0.0, 0.3]))
 def test_thm_span_full_batch_equals_autograd(loss, flip):
     datasets, rates = cells(flip=flip), [0.5, 1.0, 0.2]
     trained = fit(
@@ -159,6 +160,7 @@ def test_interpolation_over_all_snr_without_a_rate():
     assert bool((trained.losses <= 1e-20).all())
 
 
+@pytest.mark.long
 def test_gauss_newton_ends_where_descent_would_have(monkeypatch):
     datasets = [signal_noise(16, 200, snr, seed=1) for snr in (0.7, 2.0)]
     fast = fit_to_interpolation(datasets, filters=8, init_scale=0.05)

@@ -18,6 +18,7 @@ from lib.random_matrix.free_difference import (
     spectrum_edges,
     support,
 )
+from tests.support.marks import long_but
 
 RATIOS = [(0.1, 0.1), (0.1, 4.0), (0.5, 1.25), (1.25, 0.5), (0.9, 0.9), (4.0, 0.1), (4.0, 4.0)]
 MIXINGS = [0.0, 0.1, 0.4, 0.8, 1.0]
@@ -78,7 +79,7 @@ def test_density_has_the_moments_of_the_free_difference(mixing, ratios):
 
 
 @pytest.mark.parametrize("ratios", RATIOS)
-@pytest.mark.parametrize("mixing", [0.1, 0.4, 1.0])
+@pytest.mark.parametrize("mixing", long_but([1], [0.1, 0.4, 1.0]))
 def test_thm_free_difference_matches_a_dense_sample(mixing, ratios):
     dim = 700
     counts = [round(dim / c) for c in ratios]

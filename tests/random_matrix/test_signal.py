@@ -115,7 +115,7 @@ def test_thm_one_curve_threshold_tends_to_one_in_high_dimension():
     ("tau", "dim", "count", "draws", "expected"),
     [
         (8, 600, 600, 12, 0.453),
-        (15, 300, 1200, 100, 0.564),
+        pytest.param(15, 300, 1200, 100, 0.564, marks=pytest.mark.long),
         pytest.param(4, 1200, 300, 12, 0.238, marks=pytest.mark.long),
     ],
 )

@@ -47,8 +47,12 @@ def enumerated(family, update, rate):
         [[*itertools.chain(*parts)] for parts in itertools.product(epoch, repeat=steps // (n // b))]
         for epoch, (n, b) in zip(epochs, sizes, strict=True)
     ]
+    square = [
+        [squared(family, update, rate, m, k) for k in range(update.forget_batch + 1)]
+        for m in range(update.retain_batch + 1)
+    ]
     products = [
-        math.prod(squared(family, update, rate, m, k) for m, k in zip(first, second, strict=True))
+        math.prod(square[m][k] for m, k in zip(first, second, strict=True))
         for first in sequences[0]
         for second in sequences[1]
     ]

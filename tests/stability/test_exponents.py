@@ -176,8 +176,10 @@ def test_critical_moment_is_where_the_moment_neither_grows_nor_falls(seed, sampl
     ("sizes", "eta", "mixing"),
     [
         ((20, 10, 10, 5), 0.3, 0.1),  # two axes, equal: the estimate must not be the larger of two
-        ((20, 10, 10, 5), 1.6, 0.2),
-        ((20, 5, 10, 5), 0.8, 0.3),  # two axes, one of which the forget set shares
+        pytest.param((20, 10, 10, 5), 1.6, 0.2, marks=pytest.mark.long),
+        pytest.param(
+            (20, 5, 10, 5), 0.8, 0.3, marks=pytest.mark.long
+        ),  # two axes, one of which the forget set shares
         ((20, 8, 4, 2), 0.8, 0.1),  # five axes, four of them equal
     ],
 )

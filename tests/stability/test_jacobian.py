@@ -76,6 +76,7 @@ def test_a_float32_model_has_its_rows_in_float32_and_the_sum_in_the_type_asked_f
         assert torch.linalg.norm(K.double() - J @ J.T) < 1e-6 * torch.linalg.norm(J @ J.T)
 
 
+@pytest.mark.long
 def test_a_sketch_says_its_error_and_averages_to_the_gram_matrix():
     model, inputs = made(10)
     J = brute_rows(model, inputs)

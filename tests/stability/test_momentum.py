@@ -22,6 +22,7 @@ from tests.support.dense import (
     spectral_radius,
     tabled_second_moment,
 )
+from tests.support.marks import long_but
 
 INSTANCES = 300  # 250 of them with a critical learning rate, as counted below
 SIZES = [(5, 3, 3, 1), (6, 2, 4, 1), (4, 3, 4, 2), (5, 2, 3, 3), (6, 3, 2, 1), (5, 3, 4, 3)]
@@ -77,10 +78,7 @@ def critical_rate(moment, momentum):
     return 1 / largest_eigenpair(whitened, moment.eigenvalues)[0]
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(k, marks=[pytest.mark.long] if k >= 40 else []) for k in range(INSTANCES)],
-)
+@pytest.mark.parametrize("number", long_but(range(15), range(INSTANCES)))
 def test_thm_momentum_against_the_dense_operator(number):
     hessians, forget, algorithm, moment, momentum = instance(number)
     # Nearly singular means leave the reference, bisection on a nonsymmetric 4q² × 4q² matrix, fewer
