@@ -94,6 +94,7 @@ def test_full_batch_descent_rests_within_the_certified_distance(seed):
     assert float(path.forget_loss[-1, 0]) == pytest.approx(float(each[forget].mean()), rel=1e-9)
 
 
+@pytest.mark.long
 def test_bounded_is_not_kept():
     """Two orthogonal unit samples, α = ½, damping 5 % above the bound: forgotten all the same."""
     eye = torch.eye(2, dtype=torch.float64)
