@@ -118,9 +118,8 @@ def test_learning_rates_of_batches_of_one_are_those_of_the_curvature():
     found = sample_learning_rates(limit, 8, draws=2, seed=3).tolist()
     ensemble, algorithm = GaussianEnsemble(8, 32, 16), AscentDescent(0.05, 1, 1)
     for draw, rate in enumerate(found):
-        curvature = Curvature.from_gram(
-            (rows := ensemble.rows(3, draw)) @ rows.T, torch.arange(48) >= 32
-        )
+        rows = ensemble.rows(3, draw)
+        curvature = Curvature.from_gram(rows @ rows.T, torch.arange(48) >= 32)
         assert rate == pytest.approx(stability.critical_learning_rate(curvature, algorithm))
 
 

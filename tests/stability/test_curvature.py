@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -92,8 +94,8 @@ def test_other_bad_input_is_refused_by_name():
 
 @pytest.mark.parametrize("scale", [1e-120, 1e120])
 def test_the_largest_curvature_may_stand_at_either_end_of_its_range(scale):
-    for build in (Curvature.from_gram, Curvature.from_hessians):
-        dense = torch.eye(3) if build == Curvature.from_gram else torch.eye(3).expand(3, 3, 3)
+    builds: list[Any] = [Curvature.from_gram, Curvature.from_hessians]
+    for build, dense in zip(builds, (torch.eye(3), torch.eye(3).expand(3, 3, 3)), strict=True):
         assert float(build(scale * dense, FORGET).gram.max()) == pytest.approx(scale)
         with pytest.raises(ValueError, match=r"must have a largest entry in \[1e-120, 1e\+120\]"):
             build(scale ** (1 + 1e-4) * dense, FORGET)

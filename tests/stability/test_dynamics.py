@@ -258,10 +258,11 @@ def test_lyapunov_exponent_of_full_batches_is_the_mean_operators_growth():
 @pytest.mark.parametrize("steps", [5, 6, 7, 8, 401])
 def test_lyapunov_exponent_of_one_axis_is_exact_at_every_number_of_steps(steps):
     curvature = Curvature(torch.ones(3, 1, 1), torch.tensor([False, False, True]))
-    for momentum_free in (AscentDescent(0.1, 2, 1), AscentDescent(0.9, 2, 1)):
-        a = 1 - 2 * momentum_free.mixing
-        found = lyapunov_exponent(curvature, momentum_free, 0.3, steps=steps, runs=2, seed=0)
-        assert found == pytest.approx((math.log(abs(1 - 0.3 * a)), 0.0), abs=1e-12)
+    for mixing in (0.1, 0.9):
+        algorithm = AscentDescent(mixing, 2, 1)
+        found = lyapunov_exponent(curvature, algorithm, 0.3, steps=steps, runs=2, seed=0)
+        expected = math.log(abs(1 - 0.3 * (1 - 2 * mixing)))
+        assert found == pytest.approx((expected, 0.0), abs=1e-12)
 
 
 def test_lyapunov_exponent_lies_below_half_the_mean_square_growth():

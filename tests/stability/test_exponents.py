@@ -285,14 +285,15 @@ def test_predictions_refuse_bad_input():
     with pytest.raises(ValueError, match="order"):
         moment_exponent(axis_laws(family, algorithm, 0.1), 0.0)
     half = np.full(2, 0.5)
-    for law in (
+    no_laws: list[Any] = [
         ([0.5, 0.5], [0.9, 1.1]),
         (half, np.array([0.9, math.nan])),
         (half[:, None], np.array([[0.9], [1.1]])),
         (np.array([]), np.array([])),
         (half, np.array([0.9])),
         (0 * half, np.array([0.9, 1.1])),
-    ):
+    ]
+    for law in no_laws:
         with pytest.raises(ValueError, match="laws must be pairs"):
             critical_moment([law])
     large = AscentDescent(mixing=0.1, retain_batch=99, forget_batch=1)
