@@ -273,6 +273,7 @@ def test_stored_notebook_has_every_number(page):
         assert not shown_numbers or re.search(r"\d", found.sentence)
 
 
+@pytest.mark.long
 @each_page
 def test_papermill_s_output_has_every_number(page, tmp_path):
     source, target = tmp_path / f"{page.stem}.ipynb", tmp_path / "out.ipynb"

@@ -40,6 +40,16 @@ def test_each_sample_may_have_its_own_snr_at_the_same_energy():
     torch.testing.assert_close(shared.patches, signal_noise(600, 400, 0.5, seed=5).patches)
 
 
+def test_either_end_of_the_range_of_snr_is_one_patch_alone():
+    faint, loud = (signal_noise(3, 4, snr, seed=1) for snr in (1e-20, 1e20))
+    assert float(faint.signal.norm()) == pytest.approx(1e-20)
+    torch.testing.assert_close(loud.patches[:, 0].square().sum(1), torch.ones(3))
+    assert float(loud.patches[:, 1].abs().max()) < 1e-19
+    for snr in (0.99e-20, 1.01e20):
+        with pytest.raises(ValueError, match=r"snr must be > 0, in \[1e-20, 1e20\]"):
+            signal_noise(3, 4, snr)
+
+
 def test_the_seed_decides_everything():
     first, again, other = (signal_noise(6, 4, 0.5, seed=s) for s in (1, 1, 2))
     assert torch.equal(first.patches, again.patches)

@@ -1,15 +1,18 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from lib.cnn.coefficients import PatchSpan
 from lib.cnn.data import SignalNoise, signal_noise
 from lib.cnn.network import TwoLayerCNN
 from lib.cnn.training import NotInterpolated, fit, fit_to_interpolation
 from lib.randomness import stream
 from lib.stability.sampling import draw_counts
 from tests.support.descent import VALUES, descend, initial_weights, relative_error
+from tests.support.marks import long_but
 
 STEPS = 1000
 
@@ -19,7 +22,7 @@ def cells(n=12, dim=30, flip=0.0):
 
 
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
-@pytest.mark.parametrize("flip", [0.0, 0.3])
+@pytest.mark.parametrize("flip", long_but([1], [0.0, 0.3]))
 def test_thm_span_full_batch_equals_autograd(loss, flip):
     datasets, rates = cells(flip=flip), [0.5, 1.0, 0.2]
     trained = fit(
@@ -36,6 +39,16 @@ def test_thm_span_full_batch_equals_autograd(loss, flip):
             float(VALUES[loss](outputs, data.labels).mean()), rel=1e-9, abs=1e-20
         )
     assert trained.steps.tolist() == [STEPS] * 3
+
+
+def test_one_sample_alone_equals_autograd():
+    data = signal_noise(1, 25, 0.6, seed=3)
+    trained = fit([data], filters=3, learning_rate=0.3, steps=50, init_scale=0.1)
+    whole = torch.ones(50, 1, dtype=torch.float64)
+    expected = descend(initial_weights(trained)[0], data, rate=0.3, sample_weights=whole)[-1]
+    assert relative_error(trained.weights()[0], expected) < 1e-9
+    solved = fit_to_interpolation([data], filters=3, init_scale=0.1)
+    assert float(solved.outputs()[0, 0]) == pytest.approx(float(data.labels[0]), abs=1e-9)
 
 
 def test_mini_batches_equal_autograd():
@@ -147,6 +160,7 @@ def test_interpolation_over_all_snr_without_a_rate():
     assert bool((trained.losses <= 1e-20).all())
 
 
+@pytest.mark.long
 def test_gauss_newton_ends_where_descent_would_have(monkeypatch):
     datasets = [signal_noise(16, 200, snr, seed=1) for snr in (0.7, 2.0)]
     fast = fit_to_interpolation(datasets, filters=8, init_scale=0.05)
@@ -189,6 +203,14 @@ def test_bad_input_is_named(name, arguments):
     good = {"filters": 2, "learning_rate": 0.1, "steps": 1, "init_scale": 0.1}
     with pytest.raises(ValueError, match=f"^{name} must be"):
         fit(**{"datasets": [signal_noise(4, 9, 1.0)], **good, **arguments})
+
+
+@pytest.mark.parametrize("changed", [{"labels": 1}, {"start": 2}])
+def test_a_span_of_tensors_of_other_ranks_is_refused(changed):
+    span = PatchSpan.from_datasets([signal_noise(4, 9, 1.0)], 2, 0.1, 0)
+    ((name, rank),) = changed.items()
+    with pytest.raises(ValueError, match="labels and start must be"):
+        replace(span, **{name: getattr(span, name).flatten(0, -rank)})
 
 
 def test_patches_off_the_signal_are_refused():

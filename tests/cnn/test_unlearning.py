@@ -14,7 +14,9 @@ from lib.randomness import stream
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import growth_factor
+from lib.stability.sampling import SAMPLINGS
 from tests.support.descent import VALUES, descend, displacements, relative_error
+from tests.support.marks import long_but
 
 FORGET = torch.arange(12) < 4
 
@@ -61,12 +63,12 @@ def check_against_autograd(model, algorithm, rate, steps, forget=FORGET, displac
             torch.testing.assert_close(getattr(path, name)[:, k], means, rtol=1e-8, atol=1e-18)
 
 
-@pytest.mark.parametrize("loss", ["squared", "logistic"])
+@pytest.mark.parametrize("loss", long_but([1], ["squared", "logistic"]))
 def test_full_batch_equals_autograd(loss):
     check_against_autograd(trained(loss), AscentDescent(0.02, 8, 4), 0.3, steps=1000)
 
 
-@pytest.mark.parametrize("sampling", ["bernoulli", "without_replacement", "with_replacement"])
+@pytest.mark.parametrize("sampling", long_but([0], SAMPLINGS))
 def test_mini_batches_with_damping_equal_autograd(sampling):
     algorithm = AscentDescent(0.1, 3, 2, damping=0.2, sampling=sampling)
     check_against_autograd(trained(), algorithm, 0.2, steps=300)
@@ -141,6 +143,14 @@ def test_a_run_stops_at_the_forget_loss():
     for k, step in enumerate(first.tolist()):
         torch.testing.assert_close(path.distance[: step + 1, k], free.distance[: step + 1, k])
         assert bool((path.distance[step:, k] == path.distance[step, k]).all())
+
+
+def test_a_run_stops_at_the_distance():
+    """At the first step where ‖w − w*‖ is at most the share asked for; here the pull halves it."""
+    model, algorithm = trained(), AscentDescent(0.0, 8, 4, damping=0.5)
+    for distance, steps in ((1.0, 0), (0.6, 1), (0.3, 2)):
+        path = linearised(model, FORGET, algorithm, 1.0, steps=9, until=Until(distance=distance))
+        assert path.steps.tolist() == [steps, steps]
 
 
 def test_overflow_reads_infinite():

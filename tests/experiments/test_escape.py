@@ -26,6 +26,7 @@ from tests.stability.test_exponents import random_algorithm, random_family
 from tests.support.commuting import curvature_of
 from tests.support.dense import batches, dense_second_moment, random_instance
 from tests.support.escapes import squared_norms
+from tests.support.marks import long_but
 
 
 def plain_squared_norms(test, retain_batches, forget_batches):
@@ -132,7 +133,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize("case", long_but([0], range(len(CASES))))
 def test_escapes_in_distribution_against_the_general_simulator(case, sampling):
     """Shares of 1,500 runs each, threshold by threshold, within 4 standard errors."""
     family, eta = CASES[case]
@@ -220,7 +221,7 @@ def test_theorem_rare_escape():
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", long_but([0], range(6)))
 def test_theorem_moment_ladder(seed, sampling):
     """If E|X_a|^p ≤ 1 on every axis then P(sup ‖δ_k‖² ≥ τ) ≤ q^{1−p/2} τ^{−p/2}, p = 2 included."""
     family = random_family(seed, q=2)

@@ -69,6 +69,7 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.long
 def test_a_problem_is_the_same_twice_and_its_sets_are_as_described():
     case, again = (networks.problem("mlp", "random", 3) for _ in range(2))
     assert torch.equal(case.inputs, again.inputs)

@@ -104,7 +104,9 @@ def test_thm_limiting_gain_rate_approaches_the_exact_one_from_above():
 
 
 def test_gain_solves_the_two_set_equation_at_the_limit():
-    for limit in CASES:
+    close = ProportionalLimit(0.0, 0.5, 0.5, 0.4, 0.4)  # 8e-4 below the edge 2/λ_max
+    assert limiting_learning_rate(close) < (1 - 5e-4) * 2 / close.edges[1]
+    for limit in [*CASES, close]:
         (g_rr, g_rf), (g_fr, g_ff) = gain_matrix(limit, limiting_learning_rate(limit)).tolist()
         assert (1 - g_rr) * (1 - g_ff) == pytest.approx(g_rf * g_fr, abs=1e-7)
 
@@ -142,8 +144,9 @@ def test_bad_input_raises():
     ]:
         with pytest.raises(ValueError, match=name):
             replace(CASES[0], **{name: value})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="learning_rate"):
-        gain_matrix(CASES[0], math.nan)
+    for rate in (math.nan, 0.0, 2 / CASES[0].edges[1]):
+        with pytest.raises(ValueError, match="learning_rate"):
+            gain_matrix(CASES[0], rate)
     with pytest.raises(ValueError, match="mixing"):
         gain_matrix(ProportionalLimit(0.5, 0.25, 1.0, 0.1, 0.1), 0.1)
     with pytest.raises(ValueError, match="dim"):

@@ -18,6 +18,7 @@ from lib.random_matrix.free_difference import (
     spectrum_edges,
     support,
 )
+from tests.support.marks import long_but
 
 RATIOS = [(0.1, 0.1), (0.1, 4.0), (0.5, 1.25), (1.25, 0.5), (0.9, 0.9), (4.0, 0.1), (4.0, 4.0)]
 MIXINGS = [0.0, 0.1, 0.4, 0.8, 1.0]
@@ -78,7 +79,7 @@ def test_density_has_the_moments_of_the_free_difference(mixing, ratios):
 
 
 @pytest.mark.parametrize("ratios", RATIOS)
-@pytest.mark.parametrize("mixing", [0.1, 0.4, 1.0])
+@pytest.mark.parametrize("mixing", long_but([1], [0.1, 0.4, 1.0]))
 def test_thm_free_difference_matches_a_dense_sample(mixing, ratios):
     dim = 700
     counts = [round(dim / c) for c in ratios]
@@ -201,11 +202,26 @@ def test_damped_critical_mixing_rises_to_one():
 def test_edge_scale_of_one_set_is_johnstones():
     n, ratio = 1000, 0.25
     p = ratio * n
-    expected = (math.sqrt(n) + math.sqrt(p)) * (n**-0.5 + p**-0.5) ** (1 / 3) / n
-    assert edge_scales(0.0, ratio, 1.0)[1] * p ** (-2 / 3) == pytest.approx(expected)
-    assert edge_scales(1.0, 1.0, ratio)[0] * p ** (-2 / 3) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="mixing"):
-        edge_scales(0.0, 2.0, 1.0)
+    upper = (math.sqrt(n) + math.sqrt(p)) * (p**-0.5 + n**-0.5) ** (1 / 3) / n
+    lower = (math.sqrt(n) - math.sqrt(p)) * (p**-0.5 - n**-0.5) ** (1 / 3) / n
+    expected = [lower * p ** (2 / 3), upper * p ** (2 / 3)]
+    assert edge_scales(0.0, ratio, 1.0) == pytest.approx(expected)
+    assert edge_scales(1.0, 1.0, ratio) == pytest.approx(expected[::-1])
+    for mixing, ratios in ((0.0, (2.0, 1.0)), (1.0, (1.0, 2.0))):
+        with pytest.raises(ValueError, match="mixing"):
+            edge_scales(mixing, *ratios)
+
+
+def test_the_ratio_of_a_set_of_weight_zero_does_not_count():
+    points = torch.linspace(-3.0, 3.0, 25)
+    for mixing, own in ((0.0, 0), (1.0, 1)):
+        for ratio in (0.5, 3.0):
+            found = []
+            for other in (1e-12, 1.0, 1e12):
+                ratios = (ratio, other) if own == 0 else (other, ratio)
+                found.append(spectral_distribution(points, mixing, *ratios))
+            for distribution in found[1:]:
+                torch.testing.assert_close(distribution, found[0], rtol=0, atol=1e-9)
 
 
 @pytest.mark.long

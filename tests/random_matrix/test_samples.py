@@ -6,6 +6,7 @@ import torch
 from scipy import linalg, stats
 
 from lib import stability
+from lib.random_matrix.equivalents import ProportionalLimit
 from lib.random_matrix.free_difference import critical_mixing
 from lib.random_matrix.samples import (
     GaussianEnsemble,
@@ -14,11 +15,12 @@ from lib.random_matrix.samples import (
     sample_coherence,
     sample_critical_mixing,
     sample_escape_steps,
+    sample_learning_rates,
     sample_spectra,
     sample_top_pairs,
 )
 from lib.random_matrix.signal import averaging_test_error, detectability
-from lib.stability import Curvature
+from lib.stability import AscentDescent, Curvature
 
 ENSEMBLE = GaussianEnsemble(12, 30, 9, shared_strength=8.0)
 
@@ -111,6 +113,16 @@ def test_curvature_keeps_the_gram_matrix_with_few_and_with_many_samples():
         assert torch.allclose(ensemble.curvature(0).gram, rows @ rows.T)
 
 
+def test_learning_rates_of_batches_of_one_are_those_of_the_curvature():
+    limit = ProportionalLimit(0.05, 0.25, 0.5, 1 / 32, 1 / 16)  # n = 32 and 16
+    found = sample_learning_rates(limit, 8, draws=2, seed=3).tolist()
+    ensemble, algorithm = GaussianEnsemble(8, 32, 16), AscentDescent(0.05, 1, 1)
+    for draw, rate in enumerate(found):
+        rows = ensemble.rows(3, draw)
+        curvature = Curvature.from_gram(rows @ rows.T, torch.arange(48) >= 32)
+        assert rate == pytest.approx(stability.critical_learning_rate(curvature, algorithm))
+
+
 def test_more_draws_extend_a_run():
     few = sample_spectra(ENSEMBLE, 0.3, draws=2, seed=1)
     more = sample_spectra(ENSEMBLE, 0.3, draws=4, seed=1)
@@ -180,6 +192,9 @@ def test_averaging_error_concentrates_on_its_limit():
 def test_bad_input_raises():
     with pytest.raises(ValueError, match="n_forget"):
         GaussianEnsemble(3, 4, 0)
+    assert GaussianEnsemble(3, 4, 10**12).ratios == (3 / 4, 3e-12)
+    with pytest.raises(ValueError, match=r"n_forget must be an integer of at most 10{12}"):
+        GaussianEnsemble(3, 4, 10**12 + 1)
     with pytest.raises(ValueError, match="shared_strength"):
         GaussianEnsemble(3, 4, 5, shared_strength=-1.0)
     for ensemble in (ENSEMBLE, GaussianEnsemble(3, 2, 5)):

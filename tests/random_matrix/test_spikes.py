@@ -67,6 +67,13 @@ def test_one_set_of_the_shared_signal_is_the_single_set():
     (mirrored,) = shared_signal_outliers(5.0, 1.0, 1.0, 0.25)
     assert mirrored.position == pytest.approx(-single.position)
     assert shared_signal_outliers(0.4, 0.0, 0.25, 1.0) == ()
+    for ratio in (0.3, 4.1, 50.3):  # at ratios above 1 the support has a gap beside its atom
+        for strength in np.geomspace(1e-2, 1e10, 40).tolist():
+            single = single_set_outlier(strength, ratio)
+            expected = () if single is None else (pytest.approx(single.position, rel=1e-12),)
+            for mixing, ratios in ((0.0, (ratio, 1.0)), (1.0, (1.0, ratio))):
+                found = shared_signal_outliers(strength, mixing, *ratios)
+                assert tuple(abs(outlier.position) for outlier in found) == expected
 
 
 @pytest.mark.parametrize(
@@ -143,9 +150,8 @@ def test_shared_signal_can_only_lower_the_damped_critical_mixing():
             shared_signal_critical_mixing(s, 0.25, 1.0, damping) for s in (0.0, 1.0, 10.0, 100.0)
         ]
         assert values == sorted(values, reverse=True)
-    assert values[-1] < values[0]
-    mixing = shared_signal_critical_mixing(20.0, 0.25, 1.0, 2.0)
-    assert lowest_eigenvalue(20.0, mixing, 0.25, 1.0) == pytest.approx(-2.0)
+        assert (values[-1] < values[0]) == (damping >= 1)  # the outlier stays inside before
+        assert lowest_eigenvalue(100.0, values[-1], 0.25, 1.0) == pytest.approx(-damping)
 
 
 def test_shared_signal_slows_the_escape():

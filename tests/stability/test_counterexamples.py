@@ -112,6 +112,7 @@ def test_a_singular_mean_is_neutral_only_if_no_batch_moves_its_kernel():
     assert critical_learning_rate(curvature, still) > 0
 
 
+@pytest.mark.long
 def test_larger_batches_are_never_less_stable_in_mean_square():
     for seed in range(40):
         curvature = gaussian_curvature(9, 6, 5, alignment=0.1 * (seed % 8), seed=seed)

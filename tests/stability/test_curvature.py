@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -85,6 +87,18 @@ def test_other_bad_input_is_refused_by_name():
         Curvature.from_hessians(torch.stack([torch.eye(2), -torch.eye(2), torch.eye(2)]), FORGET)
     with pytest.raises(ValueError, match="hessians must not all be zero"):
         Curvature.from_hessians(torch.zeros(3, 2, 2), FORGET)
+    for shape in ((3, 2, 4), (3, 0, 0)):
+        with pytest.raises(ValueError, match="hessians must have shape"):
+            Curvature.from_hessians(torch.ones(shape), FORGET)
+
+
+@pytest.mark.parametrize("scale", [1e-120, 1e120])
+def test_the_largest_curvature_may_stand_at_either_end_of_its_range(scale):
+    builds: list[Any] = [Curvature.from_gram, Curvature.from_hessians]
+    for build, dense in zip(builds, (torch.eye(3), torch.eye(3).expand(3, 3, 3)), strict=True):
+        assert float(build(scale * dense, FORGET).gram.max()) == pytest.approx(scale)
+        with pytest.raises(ValueError, match=r"must have a largest entry in \[1e-120, 1e\+120\]"):
+            build(scale ** (1 + 1e-4) * dense, FORGET)
 
 
 class Tiny(nn.Module):

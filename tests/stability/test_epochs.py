@@ -47,8 +47,12 @@ def enumerated(family, update, rate):
         [[*itertools.chain(*parts)] for parts in itertools.product(epoch, repeat=steps // (n // b))]
         for epoch, (n, b) in zip(epochs, sizes, strict=True)
     ]
+    square = [
+        [squared(family, update, rate, m, k) for k in range(update.forget_batch + 1)]
+        for m in range(update.retain_batch + 1)
+    ]
     products = [
-        math.prod(squared(family, update, rate, m, k) for m, k in zip(first, second, strict=True))
+        math.prod(square[m][k] for m, k in zip(first, second, strict=True))
         for first in sequences[0]
         for second in sequences[1]
     ]
@@ -130,6 +134,18 @@ def test_batches_that_do_not_divide_their_set_are_refused_by_name():
     with pytest.raises(ValueError, match="forget_batch must divide 6"):
         epoch_growth(family, AscentDescent(0.2, 5, 4), 0.5)
     assert epoch_growth(family, AscentDescent(0.0, 5, 4), 0.5) > 0  # no ascent, no forget epoch
+
+
+def test_epochs_too_long_or_too_wide_to_sum_are_refused_by_name(monkeypatch):
+    wide = one_axis(177, 177, 177, 177)  # 178⁴ products, just above 10⁹
+    with pytest.raises(ValueError, match=r"keep an epoch of 1 steps .* below 1e\+09 products"):
+        epoch_growth(wide, AscentDescent(0.2, 177, 177), 0.5)
+    long, update = one_axis(4, 2, 4, 2), AscentDescent(0.2, 1, 2)
+    monkeypatch.setattr("lib.stability.epochs.LARGEST_EPOCH", 4)
+    assert epoch_growth(long, update, 0.5) == pytest.approx(enumerated(long, update, 0.5))
+    monkeypatch.setattr("lib.stability.epochs.LARGEST_EPOCH", 3)
+    with pytest.raises(ValueError, match="at most 3 steps, got epochs of 4 and 2"):
+        epoch_growth(long, update, 0.5)
 
 
 def test_public_functions_take_reshuffled_epochs():

@@ -176,8 +176,10 @@ def test_critical_moment_is_where_the_moment_neither_grows_nor_falls(seed, sampl
     ("sizes", "eta", "mixing"),
     [
         ((20, 10, 10, 5), 0.3, 0.1),  # two axes, equal: the estimate must not be the larger of two
-        ((20, 10, 10, 5), 1.6, 0.2),
-        ((20, 5, 10, 5), 0.8, 0.3),  # two axes, one of which the forget set shares
+        pytest.param((20, 10, 10, 5), 1.6, 0.2, marks=pytest.mark.long),
+        pytest.param(
+            (20, 5, 10, 5), 0.8, 0.3, marks=pytest.mark.long
+        ),  # two axes, one of which the forget set shares
         ((20, 8, 4, 2), 0.8, 0.1),  # five axes, four of them equal
     ],
 )
@@ -282,6 +284,18 @@ def test_predictions_refuse_bad_input():
         growth_exponents(family, algorithm, -1.0)
     with pytest.raises(ValueError, match="order"):
         moment_exponent(axis_laws(family, algorithm, 0.1), 0.0)
+    half = np.full(2, 0.5)
+    no_laws: list[Any] = [
+        ([0.5, 0.5], [0.9, 1.1]),
+        (half, np.array([0.9, math.nan])),
+        (half[:, None], np.array([[0.9], [1.1]])),
+        (np.array([]), np.array([])),
+        (half, np.array([0.9])),
+        (0 * half, np.array([0.9, 1.1])),
+    ]
+    for law in no_laws:
+        with pytest.raises(ValueError, match="laws must be pairs"):
+            critical_moment([law])
     large = AscentDescent(mixing=0.1, retain_batch=99, forget_batch=1)
     for solve in (grouped_critical_learning_rate, mean_only_learning_rate):
         with pytest.raises(ValueError, match="retain_batch must be in"):

@@ -67,6 +67,17 @@ def test_the_gram_matrix_of_the_outputs_is_autograds(trained, chunk_size):
     assert got.error == 0
 
 
+def test_a_norm_of_each_token_adds_the_tokens_rows_up():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 5), nn.LayerNorm(5), nn.Flatten(), nn.Linear(20, 3)).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    inputs = torch.randn(6, 4, 5)
+    J = brute_rows(model, inputs)
+    got = output_gram(model, inputs, dtype=torch.float64)
+    torch.testing.assert_close(got.gram, J @ J.T, rtol=1e-11, atol=1e-11)
+
+
 def test_a_float32_model_has_its_rows_in_float32_and_the_sum_in_the_type_asked_for():
     model, inputs = made()
     J = brute_rows(model, inputs)
@@ -76,6 +87,7 @@ def test_a_float32_model_has_its_rows_in_float32_and_the_sum_in_the_type_asked_f
         assert torch.linalg.norm(K.double() - J @ J.T) < 1e-6 * torch.linalg.norm(J @ J.T)
 
 
+@pytest.mark.long
 def test_a_sketch_says_its_error_and_averages_to_the_gram_matrix():
     model, inputs = made(10)
     J = brute_rows(model, inputs)

@@ -22,6 +22,7 @@ from tests.support.dense import (
     spectral_radius,
     tabled_second_moment,
 )
+from tests.support.marks import long_but
 
 INSTANCES = 300  # 250 of them with a critical learning rate, as counted below
 SIZES = [(5, 3, 3, 1), (6, 2, 4, 1), (4, 3, 4, 2), (5, 2, 3, 3), (6, 3, 2, 1), (5, 3, 4, 3)]
@@ -77,10 +78,7 @@ def critical_rate(moment, momentum):
     return 1 / largest_eigenpair(whitened, moment.eigenvalues)[0]
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(k, marks=[pytest.mark.long] if k >= 40 else []) for k in range(INSTANCES)],
-)
+@pytest.mark.parametrize("number", long_but(range(15), range(INSTANCES)))
 def test_thm_momentum_against_the_dense_operator(number):
     hessians, forget, algorithm, moment, momentum = instance(number)
     # Nearly singular means leave the reference, bisection on a nonsymmetric 4q² × 4q² matrix, fewer
@@ -151,6 +149,9 @@ def test_public_functions_take_momentum(momentum):
     for share in (0.9, 1.1):
         gain = dynamics.noise_gain(curvature, algorithm, share * rate)
         assert (spectral_radius(gain) < 1) == (share < 1)
+    for rate in (0.0, 1.0):
+        dense = spectral_radius(dense_heavy_ball(hessians, forget, algorithm, rate, momentum))
+        assert dynamics.growth_factor(curvature, algorithm, rate) == pytest.approx(dense, rel=1e-9)
     plain = dynamics.critical_mixing(curvature, 0.1)
     assert dynamics.critical_learning_rate(
         curvature, AscentDescent(plain * 1.01, 2, 2, 0.1, momentum=momentum)

@@ -7,7 +7,7 @@ from scipy.linalg import eigh
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.data_coherence import coherence, coherence_matrix, directional_coherence
-from lib.stability.dynamics import critical_learning_rate, growth_factor
+from lib.stability.dynamics import critical_learning_rate, growth_factor, retain_edge
 from lib.stability.families import grouped_family
 from lib.stability.sampling import SAMPLINGS
 from lib.stability.thresholds import (
@@ -154,6 +154,16 @@ def test_theorem_6_is_attained_at_every_pair_of_integer_coherences(
     noise += alpha**2 * 0.6**2 * (n_f - 1) / forget_coherence
     exact = critical_learning_rate(curvature, AscentDescent(alpha, 2, 1))
     assert exact == pytest.approx(2 * a / (a**2 + noise), rel=1e-9)
+
+
+def test_retain_edge_is_where_full_batch_descent_stops_contracting():
+    hessians, forget = random_instance(6, 2, 3, seed=1)
+    curvature = Curvature.from_hessians(3.0 * hessians, forget)
+    for mixing in (0.0, 0.4):
+        rate = retain_edge(curvature, mixing)
+        step = torch.eye(3) - rate * (1 - mixing) * 3.0 * hessians[~forget].mean(dim=0)
+        assert float(torch.linalg.eigvalsh(step).abs().max()) == pytest.approx(1.0, rel=1e-12)
+    assert retain_edge(curvature, 1.0) == math.inf
 
 
 def test_theorem_6_without_ascent_is_the_one_set_boundary():

@@ -1,5 +1,6 @@
 """Results on disk: what comes back, what is refused, and no moment at which a kill does harm."""
 
+import ast
 import json
 import math
 import os
@@ -195,8 +196,9 @@ def test_load_renames_a_result_that_has_a_parameters_name_and_another_value(tmp_
 def test_load_names_all_damaged_and_does_not_mix_code(tmp_path):
     for name in "abc":
         save(tmp_path / name, code=name)
-    with pytest.raises(store.StaleResult, match=r"a \(1 results\), b \(1 results\)"):
-        store.load(tmp_path)
+        if name != "a":
+            with pytest.raises(store.StaleResult, match=r"a \(1 results\), b \(1 results\)"):
+                store.load(tmp_path)
     assert len(store.load(tmp_path, code="b")) == len(TABLE)
     for name in "ac":
         (tmp_path / f"{name}.csv").write_text("x\n")
@@ -518,10 +520,23 @@ x: int = 1
 """
 
 
-def test_code_hash_is_the_same_in_every_version_of_python(tmp_path):
+class EmptyParts(ast.NodeTransformer):
+    """What Python 3.12 adds to formatted strings, in whichever version runs."""
+
+    def visit_JoinedStr(self, node):
+        self.generic_visit(node)
+        node.values.append(ast.Constant(""))
+        return node
+
+
+def test_code_hash_is_the_same_in_every_version_of_python(tmp_path, monkeypatch):
     """The value is fixed here; the test runs wherever the project is tested."""
     (tmp_path / "a.py").write_text(SYNTAX)
     assert store.code_hash(tmp_path / "a.py") == "072450b7e3ef4d39"
+    (tmp_path / "b.py").write_text(SYNTAX + "# parsed anew\n")
+    parse = ast.parse
+    monkeypatch.setattr(ast, "parse", lambda *a, **k: EmptyParts().visit(parse(*a, **k)))
+    assert store.code_hash(tmp_path / "b.py") == "072450b7e3ef4d39"
 
 
 def test_nothing_is_pickled():

@@ -5,8 +5,11 @@
 Needs `coverage`; never part of CI. A mutant changes one operator, comparison, constant or condition
 of a room; its tests run in a fork that has torch loaded, on a copy of the tree: those that execute
 the changed statement, fastest first, then all others of their files. A survivor has passed them.
-Verdicts go to `mutants.json` beside this file. A survivor that no test can kill gets its
-reason there by hand, as "equivalent", which later runs keep; `--again` runs the other survivors.
+Verdicts go to `mutants.json` beside this file. A survivor that no test can kill is judged there by
+hand, {"verdict": "equivalent", "why": one sentence}, which later runs keep; `--again` runs what is
+neither equivalent nor killed. A mutant recorded with this seed stays in the sample as long as its
+statement stands, so that an edit of a room draws anew only what it replaced. Once all are judged or
+run, score and survivors are stored in `book/results/mutants/`, from where pages read them.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ import ast
 import contextlib
 import copy
 import difflib
+import hashlib
 import importlib
 import json
 import os
-import random
 import resource
 import shutil
 import signal
@@ -34,11 +37,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+
+from lib import store
 
 Lines = dict[tuple[str, str], dict[int, list[str]]]  # of (wing, file), by line: tests
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = Path(__file__).with_suffix(".json")
+STORED = ROOT / "book" / "results" / "mutants"
 PRELOADED = ["torch", "numpy", "scipy.optimize", "scipy.stats", "pandas", "sklearn", "hypothesis"]
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult},
@@ -51,6 +58,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 # A test's own seconds, of the processor and of the clock, beyond which its mutant counts as killed.
 ALLOWANCE = {signal.ITIMER_PROF: (10, 10), signal.ITIMER_REAL: (100, 60)}  # times baseline, plus
 LEFT_OUT = (".git", ".venv", "_build", "__pycache__", ".*cache", ".hypothesis")
+BEGIN = time.perf_counter()
 MEMORY = 16 << 30  # bytes of address space, most of which torch only reserves
 
 
@@ -66,6 +74,11 @@ class Mutant:
     @property
     def wing(self) -> str:
         return self.file.split("/")[1]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is, wherever in its file it stands."""
+        return self.file, self.diff
 
 
 def sites(node: ast.AST, lines: range = range(0)) -> Iterator[tuple[ast.AST, range]]:
@@ -297,6 +310,17 @@ def judge(drawn: list[Mutant], trees: list[Path]) -> Iterator[tuple[Mutant, dict
         yield mutant, verdict
 
 
+def draw(wings: list[str], seed: int, count: int, kept: set[tuple[str, str]]) -> list[Mutant]:
+    """`count` different mutants of these wings: those to be kept, then in the seed's order."""
+    rooms = [path for wing in wings for path in sorted((ROOT / "lib" / wing).glob("*.py"))]
+    different = {mutant.key: mutant for path in rooms for mutant in mutants_of(path)}
+
+    def place(mutant: Mutant) -> tuple[bool, str]:
+        return mutant.key not in kept, hashlib.sha256(f"{seed} {mutant.key}".encode()).hexdigest()
+
+    return sorted(different.values(), key=place)[:count]
+
+
 def save(args: argparse.Namespace, verdicts: dict[Mutant, dict[str, Any]]) -> str:
     """Write `mutants.json`: first the score, which is the share killed of those not equivalent."""
     count = Counter(row["verdict"] for row in verdicts.values())
@@ -306,7 +330,29 @@ def save(args: argparse.Namespace, verdicts: dict[Mutant, dict[str, Any]]) -> st
     rows = [row | place for place, row in zip(places, verdicts.values(), strict=True)]
     text = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     REPORT.write_text(json.dumps(head)[:-1] + f', "mutants": [\n{text}\n]}}\n')
+    if not count["waiting"]:
+        publish(args, head, rows)
     return json.dumps(head)
+
+
+def publish(args: argparse.Namespace, head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Store for pages: the score, a row, and those that no test killed, a row each."""
+    rooms = [path for wing in args.wings for path in sorted((ROOT / "lib" / wing).glob("*.py"))]
+    verdicts = {name: head.get(name, 0) for name in ("killed", "equivalent", "survived")}
+    columns = ["file", "line", "verdict", "why", "diff"]
+    left = [[row.get(name, "") for name in columns] for row in rows if row["verdict"] != "killed"]
+    for name, table in (
+        ("score", pd.DataFrame([{"mutants": len(rows), **verdicts}])),
+        ("survivors", pd.DataFrame(left, columns=columns)),
+    ):
+        store.save(
+            STORED / name,
+            table,
+            parameters={"wings": args.wings},
+            code=store.code_hash(*rooms),
+            seed=args.seed,
+            seconds=time.perf_counter() - BEGIN,
+        )
 
 
 def main() -> None:
@@ -321,12 +367,11 @@ def main() -> None:
     args = parser.parse_args()
     for name in PRELOADED:
         importlib.import_module(name)
-    rooms = [path for wing in args.wings for path in sorted((ROOT / "lib" / wing).glob("*.py"))]
-    everything = [mutant for path in rooms for mutant in mutants_of(path)]
-    drawn = random.Random(args.seed).sample(everything, args.count)
-    known = json.loads(REPORT.read_text())["mutants"] if REPORT.exists() else []
-    before = {(row["file"], row["diff"]): row for row in known}
-    verdicts = {m: before.get((m.file, m.diff), {"verdict": "waiting"}) for m in drawn}
+    known = json.loads(REPORT.read_text()) if REPORT.exists() else {"seed": None, "mutants": []}
+    before = {(row["file"], row["diff"]): row for row in known["mutants"]}
+    kept_in = {*before} if known["seed"] == args.seed else set()
+    drawn = draw(args.wings, args.seed, args.count, kept_in)
+    verdicts = {mutant: before.get(mutant.key, {"verdict": "waiting"}) for mutant in drawn}
     kept = ("equivalent", "killed") if args.again else ("equivalent",)
     todo = [mutant for mutant, row in verdicts.items() if row["verdict"] not in kept]
     with tempfile.TemporaryDirectory() as folder:

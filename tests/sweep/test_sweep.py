@@ -362,6 +362,7 @@ glue("third", third)
 """
 
 
+@pytest.mark.long
 def test_claims_come_from_a_kernel_to_the_last_bit(tmp_path):
     notebook = write_notebook(tmp_path / "tiny.ipynb", CLAIMS)
     plan = make_plan(notebook, Space())
@@ -406,7 +407,12 @@ def test_glued_numbers_come_from_a_kernel_to_the_last_bit(tmp_path):
 @pytest.mark.parametrize(
     ("cell", "timeout", "error"),
     [
-        ("while True: pass", 3.0, "TimeoutError: its cells took more than 3 s"),
+        pytest.param(
+            "while True: pass",
+            3.0,
+            "TimeoutError: its cells took more than 3 s",
+            marks=pytest.mark.long,
+        ),
         ("import time\nfor _ in range(100): time.sleep(0.1)", 3.0, "TimeoutError"),
         ("while True: print('x' * 1000)", None, "TooMuchOutput: more than 10,000,000 characters"),
         ("assert n == 1, 'n'", None, "cell 1: AssertionError: n"),

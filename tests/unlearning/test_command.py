@@ -28,6 +28,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_plan_and_its_report(folder, capsys):
     assert main(["given_setup:setup", "--seeds", "1", "--verify", "0", "--out", "r.html"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 11
