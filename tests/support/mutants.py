@@ -379,6 +379,8 @@ def main() -> None:
         for tree in trees:
             shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
         for done, (mutant, verdict) in enumerate(judge(todo, trees), 1):
+            if verdict["verdict"] == verdicts[mutant]["verdict"] == "survived":
+                verdict = verdicts[mutant] | verdict  # with what is known of it
             verdicts[mutant] = verdict
             save(args, verdicts)
             print(f"{done}/{len(todo)} {mutant.file}:{mutant.lines.start} {verdict}", flush=True)
