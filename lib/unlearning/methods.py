@@ -233,9 +233,12 @@ def newton_step(
     gradient = gradient + weight_decay * population.stacked
 
     def curved(w: dict[str, Tensor], v: dict[str, Tensor]) -> dict[str, Tensor]:
-        out, push = jvp(lambda w: now.net.at(w, x).flatten(1), (w,), (v,))
-        _, pull = vjp(lambda w: now.net.at(w, x).flatten(1), w)
-        return pull(_curvature(out, push, population.loss) / len(x))[0]
+        def outputs(w: dict[str, Tensor]) -> Tensor:
+            return now.net.at(w, x).flatten(1)
+
+        found = jvp(outputs, (w,), (v,))
+        pushed = _curvature(found[0], found[1], population.loss) / len(x)
+        return vjp(outputs, w)[1](pushed)[0]
 
     def product(v: Tensor) -> Tensor:
         moved = vmap(curved)(now.weights, Networks.of(now.net, v, population).weights)
