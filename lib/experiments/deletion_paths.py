@@ -1,4 +1,4 @@
-"""Resistance beside the need for deletion, and how near a path of unlearning comes to retraining."""
+"""Resistance beside need for deletion, and how near a path of unlearning comes to retraining."""
 
 from __future__ import annotations
 

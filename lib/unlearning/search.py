@@ -28,7 +28,7 @@ SOON = 10  # steps from the target
 # above, these, or retain accuracy this much short of the floor.
 NEAR, FAR, SHORT = 0.5, 1.5, 0.05
 RESCUES = 3  # real runs beyond `verify` where they contradict the prediction
-SAME_CLOCK = 1.05  # speeds this near need no new table
+SAME_CLOCK = 1.1  # speeds this near need no new table: batches and stated range move it more
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Search:
         self.table = pd.DataFrame()
         self.runs: list[RealRun] = []
         self._speeds: list[float] = []
+        self._near: list[int] = []
+        self._paths: list[LossPath] = []  # of the settings that are near, seed by seed
 
     def predict(self, updates: Sequence[AscentDescent], rates: Sequence[float] | None) -> None:
         """Follow every update at every rate; None: shares of its retain edge.
@@ -105,15 +107,16 @@ class Search:
         near = np.isfinite(table["steps_high"]) | (table["forget_loss"] >= NEAR * self.target)
         near &= (table["retain_least"] >= self.floor - SHORT) & (table["overshoot"] <= FAR)
         rows = np.flatnonzero(near).tolist()
+        self._near, self._paths = rows, [first.of(rows)]
         if len(rows) and len(self.seeds) > 1:
             few = [self.settings[row] for row in rows]
             longest = min(float(self.steps), 2 * float(table["steps_high"][rows].max()) + 1)
             label = f"{len(few)} of {len(table)} settings"
-            others = [
+            self._paths += [
                 self._follow(few, seed, int(longest))
                 for seed in self._progress(self.seeds[1:], label)
             ]
-            again = self._summary(few, [first.of(rows), *others]).set_axis(rows, axis="index")
+            again = self._summary(few, self._paths).set_axis(rows, axis="index")
             table = pd.concat([table.drop(index=rows), again]).sort_index()
         self.table = table
         self._overrule()
@@ -231,17 +234,25 @@ class Search:
         return self._last(row).path if row in self.tried else None
 
     def curves(self, row: int, steps: int) -> pd.DataFrame:
-        """Losses and accuracies along the predicted run of a row, one row per seed and step."""
+        """Losses and accuracies along the predicted run of a row, one row per seed and step.
+
+        Up to `steps`, or to the budget where that is less.
+        """
+        if row in self._near:
+            place = self._near.index(row)
+            paths = [path.of([place]) for path in self._paths]
+        else:
+            paths = [self._follow([self.settings[row]], seed, steps) for seed in self.seeds]
         parts = []
-        for seed in self.seeds:
-            path = self._follow([self.settings[row]], seed, steps)
+        for seed, path in zip(self.seeds, paths, strict=True):
             columns = {
                 "forget_loss": path.forget_loss,
                 "retain_loss": path.retain_loss,
                 "retain_accuracy": path.retain_accuracy,
                 "holdout_accuracy": path.watched_accuracy,
             }
-            part = pd.DataFrame({name: v[:, 0].cpu().numpy() for name, v in columns.items()})
+            table = {name: v[: steps + 1, 0].cpu().numpy() for name, v in columns.items()}
+            part = pd.DataFrame(table)
             part.insert(0, "step", np.arange(len(part)))
             part.insert(0, "seed", seed)
             parts.append(part)
