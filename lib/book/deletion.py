@@ -1,4 +1,4 @@
-"""The deletion chapter: methods under yardsticks, the plane and the paths, as tasks to be stored."""
+"""The deletion chapter: methods under yardsticks, the plane and the paths, as stored tasks."""
 
 from __future__ import annotations
 

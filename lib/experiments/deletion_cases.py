@@ -120,7 +120,7 @@ def held_out_losses(
     data: Data, inputs: Tensor, targets: Tensor, order: Tensor, seed: int
 ) -> Tensor:
     """Mean loss of every sample under the networks that did not train on its fold, (n,)."""
-    found = torch.empty(len(inputs))
+    found = torch.empty(len(inputs), dtype=torch.float32)
     for number, fold in enumerate(order.chunk(FOLDS)):
         kept = torch.ones(len(inputs), dtype=torch.bool).index_fill_(0, fold, False)
         part = 1000 * (seed + 1) + number

@@ -23,7 +23,7 @@ from lib.stability.second_moment import mean_operator
 from lib.unlearning.population import Batch, Networks, Schedule, descend, losses_of
 
 NETWORK = Network(n_retain=45, n_forget=15)  # of the CNN chapter
-MIXING, SHARE, COMMON, GROWTH = 0.3, 0.5, 0.05, 1e3
+MIXING, SHARE, COMMON, GROWTH = 0.3, 0.5, 20.0, 1e3
 STEPS, MIXINGS, RATES, MODELS, RETRAINED = 60, (0.1, 0.3, 0.5), (0.01, 0.03, 0.1, 0.3), 5, 20
 
 

@@ -62,9 +62,9 @@ class Population:
         object.__setattr__(self, "forget", mask)
         object.__setattr__(self, "inputs", net.moved(self.inputs))
         own = torch.cat([w.flatten() for w in net.trained.values()])[None]
-        if self.weights is None:
-            object.__setattr__(self, "weights", own)
-        require_finite("weights", self.stacked, "models", own.shape[1])
+        if self.weights is not None:
+            require_finite("weights", self.weights, "models", own.shape[1])
+        object.__setattr__(self, "weights", own if self.weights is None else self.weights.to(own))
         require_count("weights' number of models", len(self.stacked), 1)
         with torch.no_grad():
             outputs = net.at(net.trained, self.inputs[:1]).flatten(1)
