@@ -74,8 +74,8 @@ GRIDS: dict[str, list[dict[str, float]]] = {
     "Newton step": crossed(damping=FINE),
 }
 PLANNED: dict[str, Any] = {
-    "max_samples": 400,
-    "seeds": 2,
+    "max_samples": 250,
+    "seeds": 1,
     "mixing": (0.1, 0.3),
     "steps": 100,
     "retain_floor": 0.95,
