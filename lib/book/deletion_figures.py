@@ -1,0 +1,98 @@
+"""The deletion chapter's figures and tables, from its stored tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib.book.figures import FORGET, RETAIN
+from lib.experiments import four_points
+
+COLUMNS = (
+    "forget accuracy", "retain accuracy", "test accuracy", "tug of war", "tug of war, MIA",
+    "membership score", "output gap, forget", "output gap, test", "weight gap",
+    "KLoM, forget", "KLoM, test", "U-LiRA, forget",
+)  # fmt: skip
+
+
+def resistance_plane(table: pd.DataFrame) -> Figure:
+    """Steps to grow against the retrain gap, one point a network, one colour a SNR."""
+    fig, axes = plt.subplots(figsize=(7, 4.2))
+    shades = plt.get_cmap("viridis")(np.linspace(0, 0.95, table["snr"].nunique()))
+    for shade, (snr, rows) in zip(shades, table.groupby("snr"), strict=True):
+        axes.scatter(rows["gap"], rows["steps"], color=shade, s=28, label=f"{snr:g}")
+    axes.set(xscale="log", yscale="log", xlabel="need for deletion: retrain gap |f − f_retrained|")
+    axes.set(ylabel="resistance: steps to grow 10³-fold")
+    axes.legend(title="SNR", fontsize=9, ncols=3)
+    return fig
+
+
+def four_point_drift(mixings: Sequence[float], critical: float) -> Figure:
+    """Rest points of ascent–descent on four points against the mixing, and A at the original."""
+    first, retrained = four_points.original(), four_points.retrained()
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4))
+    rest = [four_points.rest_points(mixing)[0] for mixing in mixings]
+    left.plot(mixings, rest, color=FORGET, label="rest point")
+    left.axhline(first, color="0.4", linestyle=":", label="original")
+    left.axhline(retrained, color=RETAIN, linestyle="--", label="retrained")
+    left.set(xlabel="mixing α", ylabel="weight", ylim=(-3, 1))
+    left.legend(fontsize=9)
+    right.plot(mixings, [four_points.bend(first, mixing) for mixing in mixings], color="0.2")
+    right.axhline(0, color="0.7", linewidth=1)
+    right.axvline(critical, color="0.4", linestyle=":")
+    right.set(xlabel="mixing α", ylabel="A at the original weight")
+    return fig
+
+
+def yardstick_table(table: pd.DataFrame, floor: float) -> pd.DataFrame:
+    """One row a method, one column a yardstick, "value ± half the interval"; KLoM with its floor."""
+    cells = table.assign(
+        text=[f"{v:.3g} ± {(h - v):.1g}" for v, h in zip(table["value"], table["high"], strict=True)]
+    )
+    wide = cells.pivot_table(
+        index=["method", "setting"], columns="yardstick", values="text", aggfunc="first", sort=False
+    )
+    wide = wide[[name for name in COLUMNS if name in wide]]
+    return wide.rename(
+        columns={name: f"{name} (floor {floor:.2f})" for name in wide if name.startswith("KLoM")}
+    )
+
+
+def yardstick_bars(table: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Some yardsticks of all methods, side by side, a panel each, colours by forget set."""
+    methods = list(dict.fromkeys(table["method"]))
+    fig, panels = plt.subplots(1, len(names), figsize=(3.2 * len(names), 4.6), sharey=True)
+    kinds = list(dict.fromkeys(table["kind"]))
+    for axes, name in zip(np.atleast_1d(panels), names, strict=True):
+        for number, kind in enumerate(kinds):
+            rows = table[(table["yardstick"] == name) & (table["kind"] == kind)]
+            rows = rows.set_index("method").reindex(methods)
+            place = np.arange(len(methods)) + 0.25 * (number - (len(kinds) - 1) / 2)
+            reach = (rows["high"] - rows["value"]).to_numpy()
+            axes.errorbar(rows["value"], place, xerr=reach, fmt="o", markersize=4, label=kind)
+        axes.set(xlabel=name, yticks=range(len(methods)), yticklabels=methods)
+        axes.invert_yaxis()
+    np.atleast_1d(panels)[0].legend(fontsize=9)
+    return fig
+
+
+def closest_approach(table: pd.DataFrame) -> Figure:
+    """Predicted against real step of the closest approach, and how near the rule stops."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6))
+    for (data, kind), rows in table.groupby(["data", "kind"], sort=False):
+        marker = {"random": "o", "class": "^", "memorised": "s"}[str(kind)]
+        colour = RETAIN if data == "digits" else FORGET
+        style = {"s": 16, "alpha": 0.6, "marker": marker, "color": colour}
+        left.scatter(rows["predicted_time"], rows["real_time"], **style, label=f"{data}, {kind}")
+        right.scatter(rows["nearest"] / rows["start"], rows["stopped"] / rows["start"], **style)
+    left.plot([0, 60], [0, 60], color="0.5", linewidth=1)
+    left.set(xlabel="predicted step of closest approach", ylabel="real")
+    left.legend(fontsize=8)
+    right.plot([0, 1], [0, 1], color="0.5", linewidth=1)
+    right.axhline(1, color="0.8", linewidth=1)
+    right.set(xlabel="nearest / start", ylabel="where the loss says stop / start", yscale="log")
+    return fig
