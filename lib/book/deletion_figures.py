@@ -49,9 +49,11 @@ def four_point_drift(mixings: Sequence[float], critical: float) -> Figure:
 
 
 def yardstick_table(table: pd.DataFrame, floor: float) -> pd.DataFrame:
-    """One row a method, one column a yardstick, "value ± half the interval"; KLoM with its floor."""
+    """A row a method, a column a yardstick, "value ± half the interval"; KLoM with its floor."""
     cells = table.assign(
-        text=[f"{v:.3g} ± {(h - v):.1g}" for v, h in zip(table["value"], table["high"], strict=True)]
+        text=[
+            f"{v:.3g} ± {(h - v):.1g}" for v, h in zip(table["value"], table["high"], strict=True)
+        ]
     )
     wide = cells.pivot_table(
         index=["method", "setting"], columns="yardstick", values="text", aggfunc="first", sort=False

@@ -28,7 +28,7 @@ from lib.stability.jacobian import loss_jacobian
 from lib.stability.losses import LOSSES, require_targets
 from lib.stability.modules import PerSample, count, per_sample
 
-LARGEST_STEPS = 5000  # of a run: some ten seconds for a handful of small networks
+LARGEST_STEPS = 3000  # of a run: some five seconds for a handful of small networks
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def unlearn(
 
     Raises:
         ValueError: naming the argument, for shapes that do not fit, a start that is not finite,
-            over 5,000 steps, a model with more than one output a sample, in training mode where
+            over 3,000 steps, a model with more than one output a sample, in training mode where
             that matters, or that `torch.func.vmap` does not take.
 
     Source: book, chapter linearized_dynamics, the update before linearisation.

@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.out is not None and (given.out.is_dir() or not given.out.absolute().parent.is_dir()):
+        parser.error(f"--out must be a file in a folder that exists, got {given.out}")
     described = _described(parser, given.setup)
     names = ("target", *(name.replace("-", "_") for name, _, _ in OPTIONS))
     chosen = {name: getattr(given, name) for name in names}
@@ -98,12 +100,15 @@ def _target(text: str) -> float | str:
 def _described(parser: argparse.ArgumentParser, where: str) -> dict[str, Any]:
     """What the user's function returns; it is looked for in the working directory first."""
     module_name, _, name = where.partition(":")
-    if not (module_name and name):
+    if not (name and all(part.isidentifier() for part in module_name.split("."))):
         parser.error(f"setup must be module:function, got {where!r}")
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-        described = getattr(module, name)()
+        function = getattr(module, name)
+        if not callable(function):
+            parser.error(f"{where} must be a function, got {type(function).__name__}")
+        described = function()
     except ImportError as error:
         if (error.name or "").partition(".")[0] == "lib" and _own_lib():
             parser.error(_clash(error))

@@ -170,6 +170,7 @@ def salun(population: Population, schedule: Schedule, *, share: float) -> Tensor
     Source: Fan et al. (ICLR 2024).
     """
     share, start = require_share("share", share, "(0, 1]"), _start(population)
+    require_kind("schedule", schedule, Schedule)
     with torch.enable_grad():
         leaves = {name: w.detach().requires_grad_() for name, w in start.weights.items()}
         forgotten = start._replace(weights=leaves).mean_loss(population.forget).sum()

@@ -15,19 +15,30 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib.checks import require_above, require_batch, require_count, require_seed, require_share
+from lib.checks import (
+    is_finite,
+    require_above,
+    require_batch,
+    require_count,
+    require_items,
+    require_seed,
+    require_share,
+)
 from lib.stability.algorithm import AscentDescent
 from lib.stability.modules import Chosen, Forward
 from lib.stability.sampling import Sampling
 from lib.unlearning.choice import OVERSHOOT, least_bad, limit, step_range
 from lib.unlearning.network_run import NetworkPath
-from lib.unlearning.paths import LossPath
-from lib.unlearning.search import Search
+from lib.unlearning.paths import LARGEST_STEPS, LossPath
+from lib.unlearning.search import SHARES, Search
 from lib.unlearning.task import Task
 from lib.unlearning.validity import RANGE, Validity, validate
 
 # Allowed retain loss over the largest that is predicted on the way: the guard is for collapse.
 GUARD = 5.0
+LARGEST_WORK = 10_000  # of steps·seeds·verify: some ten seconds for the smallest model
+LARGEST_COUNTS = {"steps": 2000, "seeds": 200, "verify": 10}
+LARGEST_SETTINGS = 1000
 CLOCK = RANGE, 1.25  # factor by which the number of steps may be off: raw, calibrated
 HALVINGS = 12  # of a last step
 NOTHING = "nothing to do"
@@ -158,7 +169,8 @@ class Plan:
             return _outcome(self.task.state(model), 0, True)
         if self.recommended is None:
             raise RuntimeError(f"the plan recommends no run: {self.verdict}")
-        path = self._follow_rule(model, seed, max(self.steps, 2 * self.recommended.steps[2]))
+        most = max(self.steps, 2 * self.recommended.steps[2])
+        path = self._follow_rule(model, seed, min(most, LARGEST_STEPS))
         taken, end = len(path.forget_loss) - 1, float(path.forget_loss[-1, 0])
         share, weights = 1.0, path.weights
         if taken and not end <= OVERSHOOT * self.target:
@@ -261,28 +273,47 @@ def plan(
             smaller ones where those are too fast.
         batch: (retain, forget); (min(64, n_r), min(16, n_f)) by default.
         sampling: as in `AscentDescent`.
-        steps: budget of a run.
-        seeds: draws of batches each setting is tried on, one where that rules it out.
+        steps: budget of a run, at most 2,000; steps·seeds·verify at most 10,000.
+        seeds: draws of batches each setting is tried on, one where that rules it out; at most 200.
         forward, parameters, sketch, device: as in `TangentModel.from_model`.
         max_samples: above which a random part of the dataset is planned on, the forget set first.
-        verify: real runs on a copy; up to three more where one contradicts the prediction.
+        verify: real runs on a copy, at most 10; up to three more where one contradicts the
+            prediction.
         seed: of all draws; batches use seed … seed + seeds − 1.
 
     Raises:
         ValueError: naming the argument, its value and the allowed range; also for outputs per
-            token, kernels above 6 GiB and a target "holdout" where that misleads.
+            token, kernels above 6 GiB, over 1,000 settings and a target "holdout" where that
+            misleads.
+        TypeError: naming an argument that is no sequence where one is wanted.
     """
-    require_share("retain_floor", retain_floor, "(0, 1]")
-    for name, value, least in (("steps", steps, 1), ("seeds", seeds, 1), ("verify", verify, 0)):
-        require_count(name, value, least)
-    require_seed(seed)
+    retain_floor = require_share("retain_floor", retain_floor, "(0, 1]")
+    steps, seeds, verify = (
+        require_count(name, value, least, LARGEST_COUNTS[name])
+        for name, value, least in (("steps", steps, 1), ("seeds", seeds, 1), ("verify", verify, 0))
+    )
+    work = steps * seeds * max(verify, 1)
+    if work > LARGEST_WORK:
+        raise ValueError(
+            f"steps, seeds and verify must have a product of at most {LARGEST_WORK}, got {work}"
+        )
+    seed = require_seed(seed)
     mixings = _several("mixing", mixing)
     for weight in mixings:
-        if not 0 < weight < 1:
+        if not weight < 1:
             raise ValueError(f"mixing must be in (0, 1), got {weight!r}")
+    rates = None if learning_rates is None else _several("learning_rates", learning_rates)
+    if len(mixings) * len(rates or SHARES) > LARGEST_SETTINGS:
+        raise ValueError(
+            f"mixing and learning_rates must make at most {LARGEST_SETTINGS} settings, "
+            f"got {len(mixings)} × {len(rates or SHARES)}"
+        )
     options: dict[str, Any] = {"forward": forward, "parameters": parameters, "device": device}
     whole = Task.of(model, dataset, forget, holdout, loss, **options)
     start = whole.state(model)
+    for part in (start.forget_loss, start.retain_loss, start.watched_loss):
+        if not bool(part.isfinite().all()):
+            raise ValueError("model must give finite losses on dataset and holdout, got NaN or ∞")
     if bool(start.retain_accuracy.isnan().any()):
         raise ValueError("targets must be classes, else retain_floor has no accuracy to hold")
     wanted = whole.target(target, start)
@@ -299,11 +330,14 @@ def plan(
         return found
     n_forget = int(small.forget.sum())
     n_retain = len(small.forget) - n_forget
-    sizes = (min(64, n_retain), min(16, n_forget)) if batch is None else batch
+    sizes = (
+        [min(64, n_retain), min(16, n_forget)] if batch is None else require_items("batch", batch)
+    )
+    if len(sizes) != 2:
+        raise ValueError(f"batch must be a pair (retain, forget), got {len(sizes)} sizes")
     for name, size, n in zip(("batch[0]", "batch[1]"), sizes, (n_retain, n_forget), strict=True):
         require_batch(name, size, n)
-    updates = [AscentDescent(weight, *sizes, sampling=sampling) for weight in mixings]
-    rates = None if learning_rates is None else _several("learning_rates", learning_rates)
+    updates = [AscentDescent(weight, sizes[0], sizes[1], sampling=sampling) for weight in mixings]
     search = Search(
         model,
         small,
@@ -398,11 +432,7 @@ def _outcome(state: LossPath, steps: int, reached: bool, share: float = 1.0) -> 
     )
 
 
-def _several(name: str, value: float | Iterable[float]) -> tuple[float, ...]:
+def _several(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
     """One number or several > 0, as a tuple."""
-    each = tuple(value) if isinstance(value, Iterable) else (value,)
-    if not each:
-        raise ValueError(f"{name} must hold at least one number, got none")
-    for number in each:
-        require_above(name, number, 0)
-    return tuple(float(number) for number in each)
+    each: Any = [value] if is_finite(value) else value
+    return tuple(require_above(name, number, 0) for number in require_items(name, each))

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from lib.checks import (
+    describe,
+    holds_numbers,
     require_above,
     require_count,
     require_finite,
@@ -54,8 +56,6 @@ class Population:
     loss: str = "cross_entropy"
 
     def __post_init__(self) -> None:
-        require_kind("model", self.model, nn.Module)
-        require_kind("inputs", self.inputs, Tensor)
         loss_of(self.loss)
         net = self.net
         mask = require_mask(self.forget, len(self.inputs)).to(net.device)
@@ -261,8 +261,6 @@ def train(
         ValueError: naming the argument; for a module with parameters of its own that cannot be
             started anew.
     """
-    require_kind("model", model, nn.Module)
-    require_kind("inputs", inputs, Tensor)
     for name, value in (("models", models), ("epochs", epochs), ("batch", batch)):
         require_count(name, value, 1)
     require_above("learning_rate", learning_rate, 0)
@@ -287,6 +285,10 @@ def train(
 
 def vmappable(model: nn.Module, inputs: Tensor) -> PerSample:
     """The model as a function of its weights; ValueError for one that vmap does not take."""
+    require_kind("model", model, nn.Module)
+    require_kind("inputs", inputs, Tensor)
+    if not holds_numbers(inputs):
+        raise ValueError(f"inputs must hold numbers, got {describe(inputs)}")
     net = per_sample(model, inputs)
     if net.looped:
         raise ValueError("model must work under torch.func.vmap, got one that does not")

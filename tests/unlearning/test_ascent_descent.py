@@ -16,12 +16,12 @@ def small_run(model=None, **change):
         "targets": torch.randn(6, generator=generator),
         "forget": torch.arange(6) >= 4,
         "start": torch.randn(2, 4, generator=generator),
+        "steps": 3,
     } | change
     return unlearn(
         model,
         algorithm=AscentDescent(0.2, 2, 1),
         learning_rate=0.05,
-        steps=3,
         seed=1,
         **arguments,
     )
@@ -44,6 +44,13 @@ def test_targets_in_a_column_are_the_same_targets():
         ({"start": torch.zeros(4)}, "start must be finite of shape"),
         ({"start": torch.zeros(2, 3)}, "start must be finite of shape"),
         ({"start": torch.full((2, 4), torch.nan)}, "start must be finite of shape"),
+        ({"start": torch.zeros(0, 4)}, "start's number of runs"),
+        ({"targets": torch.full((6,), torch.nan)}, "targets must be finite"),
+        (
+            {"inputs": torch.full((6, 3), torch.nan, dtype=torch.float64)},
+            "model must give finite outputs on the inputs",
+        ),
+        ({"steps": 3001}, "steps must be an integer of at most 3000"),
     ],
 )
 def test_unlearn_refuses_bad_input_by_name(change, message):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,8 @@ def population(models=1):
     net = network()
     own = parameters_to_vector(net.parameters()).detach()
     more = torch.randn(models - 1, len(own), generator=generator(4), dtype=torch.float64)
-    return Population(net, *samples(), weights=torch.cat([own[None], more]))
+    inputs, targets, forget = samples()
+    return Population(net, inputs, targets, forget, torch.cat([own[None], more]))
 
 
 def real_run(mixing, steps=SCHEDULE.steps, until=None):
@@ -263,7 +265,7 @@ def test_a_newton_step_solves_with_the_dense_gauss_newton_matrix():
 
 def test_training_is_adam_one_network_at_a_time_and_never_sees_the_forget_set():
     inputs, targets, forget = samples()
-    given = {"epochs": 3, "batch": 7, "learning_rate": 0.01, "seed": 5}
+    given: dict[str, Any] = {"epochs": 3, "batch": 7, "learning_rate": 0.01, "seed": 5}
     weights = train(network(), inputs[~forget], targets[~forget], models=3, **given)
     case = population(3)
     changed = Population(
@@ -304,7 +306,12 @@ def generator_of_batches(seed):
         ("damping", lambda case: newton_step(case, damping=-1.0)),
         ("learning_rate", lambda case: fine_tuning(case, Schedule(-0.1, 3))),
         ("forget_batch", lambda case: fine_tuning(case, Schedule(0.1, 3, 4, 50))),
-        ("weights", lambda case: Population(case.model, *samples(), weights=torch.zeros(2, 3))),
+        (
+            "weights",
+            lambda case: Population(
+                case.model, case.inputs, case.targets, case.forget, torch.zeros(2, 3)
+            ),
+        ),
         (
             "targets",
             lambda case: Population(case.model, samples()[0], samples()[1] + 9, case.forget),

@@ -1,6 +1,7 @@
 """The plan of an unlearning run: its target, its choice, its rule, and that it changes nothing."""
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,21 @@ def test_self_influence_is_that_of_the_gradient(model, planned):
         ("target", "test"),
         ("target", -1.0),
         ("batch", (1000, 1)),
+        ("batch", (8, 4, 2)),
+        ("steps", 2001),
+        ("steps", 2000),  # times the seeds
+        ("verify", 11),
+        ("seed", -1),
+        ("device", "meta"),
+        ("target", math.nan),
+        ("target", torch.nn.Linear(2, 3)),
+        ("mixing", [0.1] * 84),
+        ("holdout", (HOLDOUT[0] * math.nan, HOLDOUT[1])),
+        ("holdout", (HOLDOUT[0][:, :-1], HOLDOUT[1])),
+        ("holdout", (HOLDOUT[0], HOLDOUT[1] + 1)),
+        ("holdout", (HOLDOUT[0], None)),
+        ("holdout", (HOLDOUT[0], HOLDOUT[1][:-1])),
+        ("holdout", ({"pixels": HOLDOUT[0]}, HOLDOUT[1])),
         ("max_samples", 1),
         ("loss", "hinge"),
         ("forget", [900]),
@@ -251,6 +267,30 @@ def test_bad_arguments_are_named(model, argument, value):
     options: dict[str, Any] = {"forget": FORGET, "holdout": HOLDOUT, **QUICK, argument: value}
     with pytest.raises(ValueError, match=argument):
         plan(model, DATASET, **options)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        (DATASET[0].to("meta"), DATASET[1]),
+        (DATASET[0].to_sparse(), DATASET[1]),
+        (DATASET[0][:, :-1], DATASET[1]),
+        (DATASET[0], DATASET[1].double()),
+        (DATASET[0], "word"),
+        "word",
+    ],
+)
+def test_a_dataset_that_is_none_is_named(model, dataset):
+    with pytest.raises(ValueError, match="dataset"):
+        plan(model, dataset, FORGET, holdout=HOLDOUT, **QUICK)
+
+
+def test_a_model_whose_losses_are_not_finite_is_no_model_with_nothing_to_do(model):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken[0].bias[0] = math.nan
+    with pytest.raises(ValueError, match="model must"):
+        plan(broken, DATASET, FORGET, holdout=HOLDOUT, **QUICK)
 
 
 def test_tokens_are_refused_at_the_door():

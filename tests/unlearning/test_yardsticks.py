@@ -142,3 +142,29 @@ def test_u_lira_of_equal_and_of_distant_models():
 def test_u_lira_refuses_what_is_no_population(bad):
     with pytest.raises(ValueError, match="unlearned_margins"):
         u_lira(bad, torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "named"),
+    [
+        (torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64), "outputs"),  # no other class
+        (torch.full((5, 4), -torch.inf), torch.zeros(5, dtype=torch.int64), "outputs"),
+        (
+            torch.tensor([[1e308, -1e308]], dtype=torch.float64),
+            torch.tensor([0]),
+            "outputs",
+        ),  # overflows
+        (torch.zeros(5, 4), torch.full((5,), -1), "targets"),
+        (torch.zeros(5, 4), torch.full((5,), 4), "targets"),
+        (torch.zeros(5, 4), torch.full((5,), torch.nan), "targets"),
+        (torch.zeros(5, 4), torch.zeros(4, dtype=torch.int64), "targets"),
+    ],
+)
+def test_margins_refuse_what_has_none(outputs, targets, named):
+    with pytest.raises(ValueError, match=f"^{named}"):
+        margins(outputs, targets)
+
+
+def test_sets_of_models_that_take_too_much_memory_are_refused():
+    with pytest.raises(ValueError, match="models and repeats"):
+        klom_floor(10**5, repeats=10**3)
