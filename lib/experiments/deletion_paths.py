@@ -112,8 +112,8 @@ def approach(data: Data, kind: Kind, *, seed: int = 0) -> pd.DataFrame:
     """When ascent–descent comes closest to the retrained networks, predicted and for real.
 
     Distance to retraining: total variation between the network's probabilities and the mean ones of
-    20 retrained networks, averaged over the forget set and over the test set, half each. One row a
-    network, mixing and rate: real_time and predicted_time, the step of the least distance;
+    20 retrained networks, averaged over the forget set and over the test set, half each; floor, that
+    of other retrained networks, in the mean. One row a network, mixing and rate: real_time and predicted_time, the step of the least distance;
     start, nearest and at_predicted, the real distance at step 0, at real_time and at
     predicted_time; stop_time and stopped, the first step with forget loss at the retrained
     networks' mean (60 where there is none) and the distance there; reached, whether it is reached;
@@ -124,6 +124,7 @@ def approach(data: Data, kind: Kind, *, seed: int = 0) -> pd.DataFrame:
     goal = at.networks.outputs(at.inputs, at.retrained)
     wanted = goal.softmax(-1).mean(dim=0)
     losses = losses_of(goal, at.targets.expand(len(goal), -1), "cross_entropy").mean(dim=0)
+    again = _distances(at, at.networks.outputs(at.inputs, at.again), wanted)
     few = at.first(MODELS)
     rows = []
     for mixing, rate in product(MIXINGS, RATES):
@@ -132,21 +133,25 @@ def approach(data: Data, kind: Kind, *, seed: int = 0) -> pd.DataFrame:
         told = torch.stack(list(tangents(few, schedule, mixing)))
         found = _approaches(few, real, told, wanted, losses)
         rows.append(found.assign(mixing=mixing, learning_rate=rate))
-    return pd.concat(rows, ignore_index=True).assign(data=data, kind=kind)
+    return pd.concat(rows, ignore_index=True).assign(
+        floor=float(again.mean()), data=data, kind=kind
+    )
+
+
+def _distances(at: Case, outputs: Tensor, wanted: Tensor) -> Tensor:
+    """Distance to retraining of outputs (…, samples, C), 1 where they overflowed; (…)."""
+    gone, _, test = at.sets()
+    apart = (outputs.double().softmax(-1) - wanted.double()).abs().sum(-1) / 2
+    both = (apart[..., gone].mean(-1) + apart[..., test].mean(-1)) / 2
+    return both.nan_to_num(nan=1.0)
 
 
 def _approaches(
     at: Case, real: Tensor, told: Tensor, wanted: Tensor, losses: Tensor
 ) -> pd.DataFrame:
     """Rows of `approach` at one setting, from outputs (steps+1, models, samples, C)."""
-    gone, _, test = at.sets()
-
-    def distances(outputs: Tensor) -> Tensor:
-        apart = (outputs.double().softmax(-1) - wanted.double()).abs().sum(-1) / 2
-        both = (apart[..., gone].mean(-1) + apart[..., test].mean(-1)) / 2
-        return both.nan_to_num(nan=1.0)
-
-    distance, predicted = distances(real), distances(told)
+    gone = at.sets()[0]
+    distance, predicted = (_distances(at, outputs, wanted) for outputs in (real, told))
     steps = len(real)
     labels = at.targets.expand(steps * real.shape[1], -1)
     loss = losses_of(real.flatten(0, 1), labels, "cross_entropy").view(real.shape[:3])[..., gone]
@@ -180,7 +185,7 @@ def timing(table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> dict
 
     A run passes it where the real time is neither 0 nor the last step. Of those: passing, their
     number; error, the median of |predicted − real|/real, low and high its 95 % bootstrap interval
-    over runs; cost, the median of at_predicted/nearest. Of all: agree, the share for which both say
+    over runs; mean, its mean; cost, the median of at_predicted/nearest. Of all: agree, the share for which both say
     that it is passed, or both that it is at the start or the end.
     """
 
@@ -195,6 +200,7 @@ def timing(table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> dict
         "runs": float(len(table)),
         "passing": float(passed.sum()),
         "error": float(error.median()),
+        "mean": float(error.mean()),
         "low": float(low),
         "high": float(high),
         "cost": float((table["at_predicted"] / table["nearest"])[passed].median()),
