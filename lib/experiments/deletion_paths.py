@@ -112,13 +112,14 @@ def approach(data: Data, kind: Kind, *, seed: int = 0) -> pd.DataFrame:
     """When ascent–descent comes closest to the retrained networks, predicted and for real.
 
     Distance to retraining: total variation between the network's probabilities and the mean ones of
-    20 retrained networks, averaged over the forget set and over the test set, half each; floor, that
-    of other retrained networks, in the mean. One row a network, mixing and rate: real_time and predicted_time, the step of the least distance;
-    start, nearest and at_predicted, the real distance at step 0, at real_time and at
-    predicted_time; stop_time and stopped, the first step with forget loss at the retrained
-    networks' mean (60 where there is none) and the distance there; reached, whether it is reached;
-    rank, Spearman's correlation over the forget samples of the initial loss with the loss's gap to
-    that of retrained networks at stop_time; left, the share of them still below it there.
+    20 retrained networks, averaged over the forget set and over the test set, half each; floor: the
+    mean distance of 20 other retrained networks. One row a network, mixing and rate: real_time and
+    predicted_time, the step of the least distance; start, nearest and at_predicted, the real
+    distance at step 0, at real_time and at predicted_time; stop_time and stopped, the first step
+    with forget loss at the retrained networks' mean (60 where there is none) and the distance
+    there; reached, whether it is reached; rank, Spearman's correlation over the forget samples of
+    the initial loss with the loss's gap to that of retrained networks at stop_time; left, the share
+    of them still below it there.
     """
     at = case(data, kind, seed=seed, models=RETRAINED, label=JUDGED)
     goal = at.networks.outputs(at.inputs, at.retrained)
@@ -185,8 +186,8 @@ def timing(table: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> dict
 
     A run passes it where the real time is neither 0 nor the last step. Of those: passing, their
     number; error, the median of |predicted − real|/real, low and high its 95 % bootstrap interval
-    over runs; mean, its mean; cost, the median of at_predicted/nearest. Of all: agree, the share for which both say
-    that it is passed, or both that it is at the start or the end.
+    over runs; mean, its mean; cost, the median of at_predicted/nearest. Of all: agree, the share
+    for which both say that it is passed, or both that it is at the start or the end.
     """
 
     def inside(time: pd.Series) -> pd.Series:
