@@ -50,17 +50,17 @@ def four_point_drift(mixings: Sequence[float], critical: float) -> Figure:
 
 def yardstick_table(table: pd.DataFrame, floor: float) -> pd.DataFrame:
     """A row a method, a column a yardstick, "value ± half the interval"; KLoM with its floor."""
-    cells = table.assign(
-        text=[
-            f"{v:.3g} ± {(h - v):.1g}" for v, h in zip(table["value"], table["high"], strict=True)
-        ]
-    )
+    halves = table["high"] - table["value"]
+    shown = [f"{v:.3g} ± {half:.1g}" for v, half in zip(table["value"], halves, strict=True)]
+    cells = table.assign(text=shown)
     wide = cells.pivot_table(
-        index=["method", "setting"], columns="yardstick", values="text", aggfunc="first", sort=False
+        index="method", columns="yardstick", values="text", aggfunc="first", sort=False
     )
-    wide = wide[[name for name in COLUMNS if name in wide]]
-    return wide.rename(
-        columns={name: f"{name} (floor {floor:.2f})" for name in wide if name.startswith("KLoM")}
+    names = [name for name in COLUMNS if name in wide]
+    settings = table.drop_duplicates("method").set_index("method")["setting"].fillna("")
+    wide = wide[names].assign(setting=settings)
+    return wide[["setting", *names]].rename(
+        columns={name: f"{name} (floor {floor:.2f})" for name in names if name.startswith("KLoM")}
     )
 
 
@@ -83,18 +83,21 @@ def yardstick_bars(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 
 def closest_approach(table: pd.DataFrame) -> Figure:
-    """Predicted against real step of the closest approach, and how near the rule stops."""
+    """Predicted against real step of the closest approach, and how near run and rule come."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6))
     for (data, kind), rows in table.groupby(["data", "kind"], sort=False):
         marker = {"random": "o", "class": "^", "memorised": "s"}[str(kind)]
         colour = RETAIN if data == "digits" else FORGET
         style = {"s": 16, "alpha": 0.6, "marker": marker, "color": colour}
         left.scatter(rows["predicted_time"], rows["real_time"], **style, label=f"{data}, {kind}")
-        right.scatter(rows["nearest"] / rows["start"], rows["stopped"] / rows["start"], **style)
+        met = rows[rows["reached"] == 1]
+        right.scatter(met["nearest"] / met["floor"], met["stopped"] / met["floor"], **style)
     left.plot([0, 60], [0, 60], color="0.5", linewidth=1)
     left.set(xlabel="predicted step of closest approach", ylabel="real")
     left.legend(fontsize=8)
-    right.plot([0, 1], [0, 1], color="0.5", linewidth=1)
-    right.axhline(1, color="0.8", linewidth=1)
-    right.set(xlabel="nearest / start", ylabel="where the loss says stop / start", yscale="log")
+    ends = [1, float((table["stopped"] / table["floor"]).max())]
+    right.plot(ends, ends, color="0.5", linewidth=1)
+    right.set(xscale="log", yscale="log", xlabel="nearest distance / floor")
+    right.set(ylabel="distance at the loss's stop / floor")
+    fig.tight_layout()
     return fig

@@ -97,15 +97,22 @@ def tangents(at: Case, schedule: Schedule, mixing: float) -> Iterator[Tensor]:
 
 
 def networks(at: Case, schedule: Schedule, mixing: float) -> Iterator[Tensor]:
-    """The same of the networks themselves."""
+    """The same of the networks themselves; NaN for all once one of them has overflowed."""
 
     def objective(now: Networks, batch: Batch) -> Tensor:
         kept, gone = now.losses(batch.retain), now.losses(batch.forget)
         return (1 - mixing) * kept.mean(1) - mixing * gone.mean(1)
 
-    for now in descend(at.networks, schedule, objective):
-        with torch.no_grad():
-            yield now.see(now.net.moved(at.inputs))
+    path = descend(at.networks, schedule, objective)
+    outputs = torch.empty(0)
+    for _ in range(schedule.steps + 1):
+        try:
+            now = next(path)
+            with torch.no_grad():
+                outputs = now.see(now.net.moved(at.inputs))
+        except (RuntimeError, StopIteration):  # it overflowed, and has ended
+            outputs = torch.full_like(outputs, torch.nan)
+        yield outputs
 
 
 def approach(data: Data, kind: Kind, *, seed: int = 0) -> pd.DataFrame:
@@ -119,7 +126,7 @@ def approach(data: Data, kind: Kind, *, seed: int = 0) -> pd.DataFrame:
     with forget loss at the retrained networks' mean (60 where there is none) and the distance
     there; reached, whether it is reached; rank, Spearman's correlation over the forget samples of
     the initial loss with the loss's gap to that of retrained networks at stop_time; left, the share
-    of them still below it there.
+    of them still below it there. Once one network of a setting has overflowed the distances are 1.
     """
     at = case(data, kind, seed=seed, models=RETRAINED, label=JUDGED)
     goal = at.networks.outputs(at.inputs, at.retrained)
@@ -162,7 +169,7 @@ def _approaches(
         when, then = int(distance[:, model].argmin()), int(predicted[:, model].argmin())
         there = bool(reached[:, model].any())
         stop = int(reached[:, model].int().argmax()) if there else steps - 1
-        gap = (loss[stop, model] - losses[gone]).nan_to_num(posinf=1e30)
+        gap = (loss[stop, model] - losses[gone]).nan_to_num(nan=1e30, posinf=1e30)
         rows.append(
             {
                 "model": model,

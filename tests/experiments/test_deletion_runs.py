@@ -54,6 +54,13 @@ def test_the_network_s_path_ends_where_the_method_does(case):
     torch.testing.assert_close(last, case.networks.outputs(case.inputs, end))
 
 
+def test_a_path_that_overflows_has_all_its_steps(case):
+    path = list(deletion_paths.networks(case, Schedule(1e30, 6, 8, 4, seed=1), 0.3))
+    assert [bool(outputs.isfinite().all()) for outputs in path[:2]] == [True, False]
+    assert len(path) == 7
+    assert bool(path[-1].isnan().all())
+
+
 def test_an_approach_finds_the_step_that_is_nearest_by_hand(case):
     """Two steps, of which the second gives the retrained probabilities themselves."""
     goal = torch.randn(N + TEST, 10, generator=torch.Generator().manual_seed(3))
