@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -65,20 +66,28 @@ def yardstick_table(table: pd.DataFrame, floor: float) -> pd.DataFrame:
 
 
 def yardstick_bars(table: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Some yardsticks of all methods, side by side, a panel each, colours by forget set."""
-    methods = list(dict.fromkeys(table["method"]))
-    fig, panels = plt.subplots(1, len(names), figsize=(3.2 * len(names), 4.6), sharey=True)
-    kinds = list(dict.fromkeys(table["kind"]))
-    for axes, name in zip(np.atleast_1d(panels), names, strict=True):
+    """Some yardsticks of all methods: a panel a yardstick and a kind of data, colours by set."""
+    methods, kinds = (list(dict.fromkeys(table[name])) for name in ("method", "kind"))
+    sorts = list(dict.fromkeys(table["data"]))
+    size = 2.9 * len(names), 4.2 * len(sorts)
+    fig, panels = plt.subplots(
+        len(sorts), len(names), figsize=size, sharex="col", sharey=True, squeeze=False
+    )
+    for (row, data), (column, name) in product(enumerate(sorts), enumerate(names)):
+        axes = panels[row, column]
         for number, kind in enumerate(kinds):
-            rows = table[(table["yardstick"] == name) & (table["kind"] == kind)]
-            rows = rows.set_index("method").reindex(methods)
+            chosen = (table["data"] == data) & (table["kind"] == kind)
+            rows = table[chosen & (table["yardstick"] == name)].set_index("method")
+            rows = rows.reindex(methods)
             place = np.arange(len(methods)) + 0.25 * (number - (len(kinds) - 1) / 2)
             reach = (rows["high"] - rows["value"]).to_numpy()
             axes.errorbar(rows["value"], place, xerr=reach, fmt="o", markersize=4, label=kind)
-        axes.set(xlabel=name, yticks=range(len(methods)), yticklabels=methods)
-        axes.invert_yaxis()
-    np.atleast_1d(panels)[0].legend(fontsize=9)
+        axes.set(yticks=range(len(methods)), yticklabels=methods)
+        axes.set_title(str(data) if column == 0 else "")
+        if row == len(sorts) - 1:
+            axes.set_xlabel(name)
+    panels[0, 0].invert_yaxis()  # shared by all
+    panels[0, -1].legend(fontsize=8)
     return fig
 
 
@@ -99,5 +108,4 @@ def closest_approach(table: pd.DataFrame) -> Figure:
     right.plot(ends, ends, color="0.5", linewidth=1)
     right.set(xscale="log", yscale="log", xlabel="nearest distance / floor")
     right.set(ylabel="distance at the loss's stop / floor")
-    fig.tight_layout()
     return fig
