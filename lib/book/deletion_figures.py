@@ -87,7 +87,7 @@ def yardstick_bars(table: pd.DataFrame, names: Sequence[str]) -> Figure:
         if row == len(sorts) - 1:
             axes.set_xlabel(name)
     panels[0, 0].invert_yaxis()  # shared by all
-    panels[0, -1].legend(fontsize=8)
+    panels[0, 0].legend(fontsize=8, loc="lower left")
     return fig
 
 
