@@ -45,6 +45,9 @@ FIXED = {
     *(f"experiments.{name}" for name in ("released_hessian_prediction", "resistance")),
     *(f"experiments.{name}" for name in ("smallest_stable_group", "trained_networks")),
     *("cnn.output_parts", "unlearning.calibrate", "unlearning.retain_sharpness"),
+    *(f"unlearning.{name}" for name in ("Population", "fine_tuning", "gradient_ascent", "salun")),
+    *(f"unlearning.{name}" for name in ("accuracy_gap", "membership_score", "output_gap", "scrub")),
+    *(f"unlearning.{name}" for name in ("tug_of_war_mia", "u_lira", "weight_gap")),
 }
 HOSTILE = math.ceil(10_000 / SHARE / len(FUZZED))
 VALID = math.ceil(5_000 / SHARE / (len(FUZZED) - len(FIXED)))

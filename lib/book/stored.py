@@ -23,7 +23,7 @@ import torch
 from lib import store
 
 RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
-CHAPTERS = ("heat_maps", "benign_overfitting", "tangent_model", "your_model")
+CHAPTERS = ("heat_maps", "benign_overfitting", "tangent_model", "your_model", "deletion")
 SCALES = ("stored", "live", "full")
 Scale = Literal["stored", "live", "full"]
 

@@ -21,6 +21,7 @@ CONVERTED = [
     "coherence",
     "thresholds",
     "tangent_model",
+    "deletion",
 ]
 # A page, words of a claim on it, and a prediction that the claim must refuse 20 % down and 20 % up.
 PREDICTIONS = [
@@ -50,6 +51,8 @@ PREDICTIONS = [
     ("coherence", "The coherence matrix of three data sets", "predicted_cross"),
     ("tangent_model", "Predicted and real time to the target", "predicted"),
     ("tangent_model", "Two orthogonal unit samples", "distance"),
+    ("deletion", "The null: a second set", "floor"),
+    ("deletion", "Stable, and drifting away", "rest"),
     ("intro", "Most of that is the step size", "step_size"),
     ("intro", "Most of that is the step size", "by_curvature"),
 ]

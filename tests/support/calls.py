@@ -103,6 +103,20 @@ def probe() -> unlearning.Probe:
     return unlearning.Probe(path, target, **arguments)
 
 
+def population() -> unlearning.Population:
+    """Two softmax heads, as `head`'s."""
+    made = head()
+    weights = random_numbers(2, 16)
+    return unlearning.Population(
+        made["model"], made["inputs"][:6], made["targets"][:6], mask(), weights
+    )
+
+
+def descent(**more: Any) -> dict[str, Any]:
+    schedule = unlearning.Schedule(0.1, 3, retain_batch=2, forget_batch=1)
+    return {"population": population(), "schedule": schedule} | more
+
+
 def margin_table(shift: float = 0.0) -> torch.Tensor:
     return random_numbers(6, 3) + shift
 
@@ -451,6 +465,19 @@ UNLEARNING: list[tuple[str, Arguments]] = [
     ("Accuracies", lambda: {"forget": 0.5, "retain": 0.9, "test": 0.8}),
     ("Probe", lambda: vars(probe())),
     (
+        "Population",
+        lambda: {
+            "model": head()["model"], "inputs": head()["inputs"], "targets": head()["targets"],
+            "forget": mask(6, 2), "weights": random_numbers(2, 16), "loss": "cross_entropy",
+        },
+    ),
+    (
+        "Schedule",
+        lambda: {
+            "learning_rate": 0.1, "steps": 3, "retain_batch": 2, "forget_batch": 1, "seed": 0,
+        },
+    ),
+    (
         "TangentModel",
         lambda: {
             "outputs": tangent().outputs, "kernel": tangent().kernel, "anchor": tangent().anchor,
@@ -463,16 +490,26 @@ UNLEARNING: list[tuple[str, Arguments]] = [
             "model": head()["model"], "inputs": head()["inputs"], "trained": 6, "dtype": F64,
         },
     ),
+    (
+        "accuracy_gap",
+        lambda: {
+            "unlearned": unlearning.Accuracies(0.5, 0.9, 0.8),
+            "retrained": unlearning.Accuracies(0.6, 0.9, 0.7),
+        },
+    ),
     ("calibrate", lambda: {"tangent": tangent(), "probe": probe()}),
     (
         "containment",
         lambda: {k: v for k, v in ascent().items() if k != "learning_rate"},
     ),
     ("digits", lambda: {"n_retain": 5, "n_forget": 2, "seed": 0}),
+    ("distillation", lambda: descent(mixing=0.3)),
     ("fashion_mnist", dict),
     ("fastest_rise", lambda: {k: v for k, v in ascent().items() if k != "targets"}),
+    ("fine_tuning", descent),
     ("follow", lambda: ascent(steps=4, weight_decay=0.01, seed=1)),
     ("follow_weights", lambda: ascent(steps=4, weight_decay=0.01, seed=1)),
+    ("gradient_ascent", descent),
     (
         "interpolate",
         lambda: {
@@ -496,6 +533,23 @@ UNLEARNING: list[tuple[str, Arguments]] = [
         },
     ),
     (
+        "membership_score",
+        lambda: {
+            "retain_confidence": errors()[0], "test_confidence": errors()[1],
+            "forget_confidence": errors()[2],
+        },
+    ),
+    ("neg_grad_plus", lambda: descent(mixing=0.3, target=5.0)),
+    ("newton_step", lambda: {"population": population(), "damping": 0.5, "weight_decay": 0.1}),
+    ("npo", lambda: descent(beta=0.5, mixing=0.3)),
+    (
+        "output_gap",
+        lambda: {
+            "unlearned_outputs": random_numbers(2, 5, 4),
+            "retrained_outputs": random_numbers(2, 5, 4) + 1,
+        },
+    ),
+    (
         "plan",
         lambda: {
             "model": head()["model"], "dataset": (head()["inputs"][:6], head()["targets"][:6]),
@@ -504,6 +558,7 @@ UNLEARNING: list[tuple[str, Arguments]] = [
             "verify": 1,
         },
     ),
+    ("retrain", lambda: {"population": population(), "epochs": 2, "batch": 3, "seed": 0}),
     (
         "retain_sharpness",
         lambda: {k: ascent()[k] for k in ("tangent", "targets", "forget")},
@@ -515,11 +570,36 @@ UNLEARNING: list[tuple[str, Arguments]] = [
             "seed": 0,
         },
     ),
+    ("salun", lambda: descent(share=0.5)),
+    ("scrub", lambda: descent(ascents=1, anchor=0.5)),
+    (
+        "train",
+        lambda: head() | {"models": 2, "epochs": 2, "batch": 3, "learning_rate": 0.01, "seed": 0},
+    ),
     (
         "tug_of_war",
         lambda: {
             "unlearned": unlearning.Accuracies(0.5, 0.9, 0.8),
             "retrained": unlearning.Accuracies(0.6, 0.9, 0.7),
+        },
+    ),
+    (
+        "tug_of_war_mia",
+        lambda: {
+            "unlearned": unlearning.Accuracies(0.5, 0.9, 0.8),
+            "retrained": unlearning.Accuracies(0.6, 0.9, 0.7),
+            "unlearned_score": 0.5, "retrained_score": 0.6,
+        },
+    ),
+    (
+        "u_lira",
+        lambda: {"unlearned_margins": margin_table(), "retrained_margins": margin_table(1.0)},
+    ),
+    (
+        "weight_gap",
+        lambda: {
+            "unlearned_weights": random_numbers(2, 5),
+            "retrained_weights": random_numbers(2, 5) + 1,
         },
     ),
     (

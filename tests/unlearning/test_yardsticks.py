@@ -7,7 +7,19 @@ import pytest
 import scipy.stats
 import torch
 
-from lib.unlearning.yardsticks import Accuracies, klom, klom_floor, margins, tug_of_war
+from lib.unlearning.yardsticks import (
+    Accuracies,
+    accuracy_gap,
+    klom,
+    klom_floor,
+    margins,
+    membership_score,
+    output_gap,
+    tug_of_war,
+    tug_of_war_mia,
+    u_lira,
+    weight_gap,
+)
 
 
 def test_tug_of_war_by_hand():
@@ -67,6 +79,69 @@ def test_margins_that_are_no_matrix_are_refused(bad):
         klom(bad, torch.zeros(4, 2))
     with pytest.raises(ValueError, match="retrained_margins"):
         klom(torch.zeros(4, 2), bad)
+
+
+def test_gaps_by_hand():
+    gap = accuracy_gap(Accuracies(0.5, 0.9, 0.8), Accuracies(0.7, 1.0, 0.75))
+    assert gap == pytest.approx((0.2, 0.1, 0.05))
+    weights = torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    torch.testing.assert_close(weight_gap(*weights), torch.tensor([0.8, 1.0], dtype=torch.float64))
+    # Two samples: probabilities (½, ½) against (¾, ¼), and equal ones.
+    u = torch.zeros(1, 2, 2, dtype=torch.float64)
+    r = torch.tensor([[[math.log(3.0), 0.0], [0.0, 0.0]]], dtype=torch.float64)
+    torch.testing.assert_close(output_gap(u, r), torch.tensor([0.125], dtype=torch.float64))
+
+
+def test_tug_of_war_with_membership_by_hand():
+    u, r = Accuracies(0.0, 0.9, 0.8), Accuracies(1.0, 1.0, 0.75)
+    assert tug_of_war_mia(u, r, 0.4, 0.7) == pytest.approx(0.7 * 0.9 * 0.95)
+    with pytest.raises(ValueError, match="retrained_score"):
+        tug_of_war_mia(u, r, 0.4, 70)
+
+
+def test_membership_by_hand():
+    """Members confident, others not: an attack that is right, whatever its boundary is."""
+    sure, unsure = torch.full((20,), 0.99), torch.full((30,), 0.2)
+    forget = torch.tensor([0.99, 0.98, 0.2, 0.21])
+    assert membership_score(sure, unsure, forget) == 0.5
+    assert membership_score(sure, unsure, forget[:2]) == 0
+    assert membership_score(sure, unsure, forget[2:]) == 1
+    with pytest.raises(ValueError, match="forget_confidence"):
+        membership_score(sure, unsure, 2 * forget)
+
+
+def lira_by_hand(u, r):
+    """One sample's attack, each model against normal laws fitted without it."""
+    told = []
+    for own, other, sign in ((u, r, 1), (r, u, 1)):
+        for i, margin in enumerate(own):
+            rest = np.delete(own, i)
+            mine = scipy.stats.norm.logpdf(margin, rest.mean(), rest.std(ddof=1))
+            theirs = scipy.stats.norm.logpdf(margin, other.mean(), other.std(ddof=1))
+            told.append((len(own), sign * mine > theirs))
+    return sum(right / n for n, right in told) / 2
+
+
+def test_u_lira_is_the_left_out_likelihood_ratio():
+    rng = np.random.default_rng(3)
+    u, r = rng.normal(1, 2, (9, 5)), rng.normal(0, 1, (12, 5))
+    found = u_lira(torch.from_numpy(u), torch.from_numpy(r)).numpy()
+    np.testing.assert_allclose(found, [lira_by_hand(u[:, j], r[:, j]) for j in range(5)])
+
+
+def test_u_lira_of_equal_and_of_distant_models():
+    equal, again = torch.randn(2, 100, 200, generator=torch.Generator().manual_seed(0)).double()
+    # A sample's accuracy has standard error .035; the mean of 200 is within .01.
+    assert float(u_lira(equal, again).mean()) == pytest.approx(0.49, abs=0.015)
+    assert float(u_lira(equal, again + 20).min()) == 1
+    same = torch.ones(5, 2)
+    assert u_lira(same, same).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(3), torch.full((4, 2), torch.nan), torch.zeros(2, 2)])
+def test_u_lira_refuses_what_is_no_population(bad):
+    with pytest.raises(ValueError, match="unlearned_margins"):
+        u_lira(bad, torch.zeros(4, 2))
 
 
 @pytest.mark.parametrize(
