@@ -38,11 +38,10 @@ th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid var(--line);w
 def lines(plan: Plan) -> list[str]:
     """The plan in ten lines."""
     start, chosen = plan.start, plan.recommended
-    n, gone = len(plan.task.forget), int(plan.task.forget.sum())
-    held = len(plan.task.targets) - n
+    data = plan.data
     notes = "; ".join(plan.notes) or "planned on all samples"
     head = [
-        f"Plan: forget {gone} of {n} samples, {held} held out; {notes}",
+        f"Plan: forget {data.forgotten} of {data.samples} samples, {data.held} held out; {notes}",
         f"target        forget loss {plan.target:.3g}, now {float(start.forget_loss[0, 0]):.3g}",
         f"retain floor  accuracy {plan.floor:.3f}, now {float(start.retain_accuracy[0, 0]):.3f}",
     ]
