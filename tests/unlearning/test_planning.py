@@ -321,6 +321,7 @@ def test_a_plan_comes_back_from_its_file_to_the_last_bit(planned, model, tmp_pat
         pd.testing.assert_frame_equal(getattr(bare, name), getattr(planned, name), check_exact=True)
     for name in ("recommended", "retain_edge", "validity", "guard", "target", "notes", "data"):
         assert getattr(bare, name) == getattr(planned, name)
+    assert bare.verified is not None
     assert torch.equal(bare.verified.forget_loss, planned.verified.forget_loss)
     assert html(bare) == html(planned)
     assert bare.stop_when(0.6, 0.0)
