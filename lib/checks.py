@@ -111,8 +111,7 @@ def require_kind(name: str, value: object, *kinds: type) -> None:
 
 def require_items(name: str, values: Any, kind: type = object, least: int = 1) -> list[Any]:
     """The members of a sequence as a list; TypeError unless it is one, and all are of the class."""
-    dense = isinstance(values, Tensor) and values.layout == torch.strided and not values.is_meta
-    if dense or isinstance(values, np.ndarray):
+    if (isinstance(values, Tensor) and holds_numbers(values)) or isinstance(values, np.ndarray):
         values = values.tolist()
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise TypeError(f"{name} must be a sequence, got {shown(values)}")
@@ -170,8 +169,10 @@ def require_batches(family: object, algorithm: object) -> None:
         require_batch(f"{name}_batch", batch, size)
 
 
-def require_members(name: str, members: Any, n: int) -> Tensor:
+def require_members(name: str, members: Any, n: int, of: str = "") -> Tensor:
     """(n,) bool, from a mask or from distinct indices: a tensor, an array or a list of them.
+
+    of: the argument whose samples they are, for the message.
 
     Raises:
         ValueError: for another type or shape, an index out of [0, n) or twice, or no member.
@@ -180,15 +181,17 @@ def require_members(name: str, members: Any, n: int) -> Tensor:
         marks = members if isinstance(members, Tensor) else torch.from_numpy(np.asarray(members))
     except (TypeError, ValueError, OverflowError):
         marks = torch.empty(0, 0, device="cpu")  # nothing that could fit
+    held = holds_numbers(marks)
     if marks.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        inside = marks.ndim == 1 and not marks.is_meta and bool(((marks >= 0) & (marks < n)).all())
+        inside = marks.ndim == 1 and held and bool(((marks >= 0) & (marks < n)).all())
         if inside and len(marks.unique()) == len(marks):
             places = marks.long()
             marks = torch.zeros(n, dtype=torch.bool, device=marks.device)
             marks[places] = True
-    if marks.dtype != torch.bool or marks.shape != (n,) or marks.is_meta:
+    if marks.dtype != torch.bool or marks.shape != (n,) or not held:
+        each = f", one for each sample of {of}" if of else ""
         raise ValueError(
-            f"{name} must be bool of shape ({n},) or distinct indices in [0, {n}), "
+            f"{name} must be bool of shape ({n},) or distinct indices in [0, {n}){each}, "
             f"got {shown(members)}"
         )
     if not bool(marks.any()):
@@ -196,9 +199,9 @@ def require_members(name: str, members: Any, n: int) -> Tensor:
     return marks
 
 
-def require_mask(forget: Any, n: int) -> Tensor:
+def require_mask(forget: Any, n: int, of: str = "") -> Tensor:
     """`require_members` for a forget set: ValueError unless it leaves some sample to retain."""
-    marks = require_members("forget", forget, n)
+    marks = require_members("forget", forget, n, of)
     require_forget(marks, n)
     return marks
 
@@ -206,7 +209,8 @@ def require_mask(forget: Any, n: int) -> Tensor:
 def require_forget(forget: Tensor, n: int | None = None) -> int:
     """Number of samples, once `forget` is a (n,) bool mask with members in both sets."""
     require_kind("forget", forget, Tensor)
-    if forget.ndim != 1 or forget.dtype != torch.bool or (n is not None and len(forget) != n):
+    fits = forget.ndim == 1 and forget.dtype == torch.bool and holds_numbers(forget)
+    if not fits or (n is not None and len(forget) != n):
         wanted = "n" if n is None else n
         raise ValueError(f"forget must be bool of shape ({wanted},), got {describe(forget)}")
     count = int(forget.sum())
@@ -224,7 +228,7 @@ def require_finite(name: str, tensor: Tensor, *shape: int | str) -> None:
     Its dtype must be float32 or float64: narrower numbers are too coarse for any curvature.
     """
     require_kind(name, tensor, Tensor)
-    if tensor.dtype not in WIDE or tensor.is_meta or tensor.layout != torch.strided:
+    if tensor.dtype not in WIDE or not holds_numbers(tensor):
         raise ValueError(
             f"{name} must be real floating-point numbers, float32 or float64, "
             f"got {describe(tensor)}"
@@ -241,16 +245,23 @@ def require_finite(name: str, tensor: Tensor, *shape: int | str) -> None:
 def require_shape(name: str, tensor: Tensor, *shape: int) -> None:
     """ValueError unless `tensor` is float32 or float64 of this shape; it may hold NaN and ∞."""
     require_kind(name, tensor, Tensor)
-    if tensor.dtype not in WIDE or tensor.shape != shape or tensor.is_meta:
+    if tensor.dtype not in WIDE or tensor.shape != shape or not holds_numbers(tensor):
         raise ValueError(
             f"{name} must be float32 or float64 of shape {shape}, got {describe(tensor)}"
         )
 
 
+def holds_numbers(tensor: Tensor) -> bool:
+    """Whether there is a number behind every place: neither on the meta device nor sparse."""
+    return tensor.layout == torch.strided and not tensor.is_meta
+
+
 def describe(tensor: Tensor) -> str:
     """Type and shape, for messages."""
+    kind = "" if tensor.layout == torch.strided else "sparse "
     place = "" if tensor.device.type == "cpu" else f" on {tensor.device}"
-    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}{place}"
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return f"{kind}{dtype} of shape {tuple(tensor.shape)}{place}"
 
 
 def shown(value: object) -> str:

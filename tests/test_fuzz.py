@@ -41,19 +41,8 @@ INFINITE = {
     *("ascent_descent", "linearised", "heat_map", "resistance", "per_sample", "first_below"),
     *("contour", "frontier", "steepest_mean_steps", "growth_exponents", "lyapunov_exponent"),
     *("moment_exponent", "critical_moment", "learning_rate_bounds", "coherence_bound", "Until"),
+    *("follow", "follow_weights", "run_network", "containment", "validate"),
     *("three_axis_bound", "spectral_density", "fit", "sample_escape_steps", "MapGrid.of"),
-}
-# Open defects, found here: to be mended, then struck out.
-KNOWN = {
-    "stability.Curvature.from_gram": "forget on the meta device",
-    "stability.Curvature.from_hessians": "forget on the meta device",
-    "stability.Curvature.from_model": "loss that is no string; model that is no module",
-    "stability.loss_jacobian": "loss that is no string; model that is no module",
-    "stability.within_coherence": "sparse members",
-    "cnn.linearised": "a million steps take over ten seconds",
-    "experiments.SharedAxis": "infinite sharpness",
-    "experiments.fit_boundary": "crossings beyond float64's squares",
-    "experiments.smallest_stable_group": "sizes that take over ten seconds",
 }
 each_call = pytest.mark.parametrize(
     ("door", "name", "build"), FUZZED, ids=[f"{door}.{name}" for door, name, _ in FUZZED]
@@ -90,9 +79,7 @@ def seeded(name, examples):
 
 @pytest.mark.long
 @each_call
-def test_hostile_arguments_give_numbers_or_are_refused_by_name(door, name, build, request):
-    if f"{door}.{name}" in KNOWN:
-        request.applymarker(pytest.mark.xfail(reason=KNOWN[f"{door}.{name}"], strict=False))
+def test_hostile_arguments_give_numbers_or_are_refused_by_name(door, name, build):
     function, good = attrgetter(name)(importlib.import_module(f"lib.{door}")), build()
     made = 0
 

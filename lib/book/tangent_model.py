@@ -10,10 +10,15 @@ import pandas as pd
 
 from lib.book.rounding import rounded
 from lib.experiments.networks import ForgetSet
-from lib.experiments.tangent_runs import compare, curvature_path
+from lib.experiments.tangent_runs import LARGE, compare, curvature_path
 
 # Relative to a run of the digits MLP.
-COSTS = {"conv": 3.0}
+COSTS = {
+    "conv": 3.0,
+    "resnet_groupnorm": 15.0,
+    "resnet_batchnorm": 15.0,
+    "transformer": 15.0,
+}
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,14 @@ class PathTask:
 
 
 SETS: tuple[ForgetSet, ...] = ("random", "class")
-FAMILIES = ("mlp", "conv", "lora", "head")
+SMALL = ("mlp", "conv", "lora", "head")
 
 
 def published() -> Mapping[str, RunsTask | PathTask]:
     """The stored results' tasks, by name."""
     runs = {
         f"{family}_{forget_set}": RunsTask(family, forget_set)
-        for family in FAMILIES
+        for family in (*SMALL, *LARGE)
         for forget_set in SETS
     }
     return {**runs, "curvature": PathTask()}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.checks import WIDE, describe, require_nonnegative
+from lib.checks import WIDE, describe, holds_numbers, require_nonnegative
 from lib.cnn.coefficients import PatchSpan, Responses
 from lib.cnn.updates import UpdateColumns
 from lib.stability.losses import Loss
@@ -33,7 +33,8 @@ class Until:
         object.__setattr__(self, "distance", require_nonnegative("distance", self.distance))
         if isinstance(self.forget_loss, Tensor):
             losses = self.forget_loss
-            if losses.dtype not in WIDE or losses.is_meta or bool(losses.isnan().any()):
+            held = losses.dtype in WIDE and holds_numbers(losses)
+            if not held or bool(losses.isnan().any()):
                 raise ValueError(f"forget_loss must be numbers, got {describe(losses)}")
         elif self.forget_loss != math.inf:
             value = require_nonnegative("forget_loss", self.forget_loss)

@@ -37,6 +37,7 @@ from lib.stability.algorithm import AscentDescent
 from lib.stability.losses import scalar_loss
 
 UNTIL_THE_LAST_STEP = Until()
+LARGEST_STEPS = 20_000  # of a run: some ten seconds for a handful of small networks
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def ascent_descent(
     isotropic over all weights, of length displacement·‖w*‖ (`Start`). Batches are independent
     between entries, and between steps unless `reshuffle` asks for those of data loaders, which go
     through each set in a fresh random order per epoch and drop an incomplete last batch.
-    Raises ValueError for a batch larger than its set, or `reshuffle` with another sampling scheme.
+    Raises ValueError for a batch larger than its set, `reshuffle` with another sampling scheme, or
+    over 20,000 steps.
     Source: the paper's update.
     """
     start, updates = _begin(fit, forget, algorithm, learning_rate, displacement, seed, reshuffle)
@@ -171,6 +173,7 @@ def linearised(
     the network's nonlinearity and nothing else. Only the gradients' Gram matrix enters; where the
     gradients vanish at w* this is δ ← (I − ηÂ)δ of `lib.stability`, else the affine recursion.
     Without `drift` what gradients are left at w* is dropped, and it is always the former.
+    Raises as `ascent_descent`.
     """
     start, updates = _begin(fit, forget, algorithm, learning_rate, displacement, seed, reshuffle)
     kind = partial(LinearMotion.of, drift=require_bool("drift", drift))
@@ -200,7 +203,7 @@ def _follow(
     until: Until,
 ) -> tuple[Paths, Tensor, Tensor]:
     """Paths, moves and what is left of δ_0, chunk by chunk."""
-    steps = require_count("steps", steps, 0)
+    steps = require_count("steps", steps, 0, LARGEST_STEPS)
     require_kind("until", until, Until)
     require_room("steps", steps + 1, 3, len(start.fit.datasets))
     fit, (overlaps, squares) = start.fit, start.overlaps()

@@ -30,6 +30,7 @@ from torch import Generator, Tensor
 from lib.checks import (
     WIDE,
     describe,
+    holds_numbers,
     is_finite,
     require_above,
     require_count,
@@ -176,19 +177,30 @@ class BoundaryFit:
 
 
 def fit_boundary(dims: Sequence[int] | Tensor, crossings: Tensor, n_samples: int) -> BoundaryFit:
-    """Least squares of log n‖μ‖⁴ on log d, over the dimensions where the contour exists (≥ 3)."""
+    """Least squares of log n‖μ‖⁴ on log d, over the dimensions where the contour exists (≥ 3).
+
+    Args:
+        dims: d > 0, (k,), not all the same.
+        crossings: ‖μ‖ in [1e-12, 1e12], (k,); not finite where there is no contour.
+        n_samples: n ≥ 1.
+
+    Raises:
+        ValueError: naming the argument, its value and the allowed range.
+    """
     require_kind("crossings", crossings, Tensor)
-    if crossings.dtype not in WIDE or crossings.ndim != 1 or crossings.is_meta:
+    if crossings.dtype not in WIDE or crossings.ndim != 1 or not holds_numbers(crossings):
         raise ValueError(f"crossings must be numbers (k,), got {describe(crossings)}")
     n_samples = require_count("n_samples", n_samples, 1)
-    crossings, sizes = crossings.cpu(), _numbers("dims", dims, "cpu")
+    crossings, sizes = crossings.detach().cpu(), _numbers("dims", dims, "cpu")
     if sizes.shape != crossings.shape or not bool((sizes > 0).all()):
         raise ValueError(f"dims and crossings must be equally long, dims > 0, got {shown(dims)}")
     known = torch.isfinite(crossings)
-    if bool((crossings[known] <= 0).any()):
-        raise ValueError(f"crossings must be > 0, got {float(crossings[known].min())!r}")
     if int(known.sum()) < 3:
         raise ValueError(f"crossings must be finite at 3 dims or more, got {int(known.sum())}")
+    for end in crossings[known].aminmax():
+        require_above("crossings", float(end), 0, LARGEST_NORM)
+    if len(sizes[known].unique()) < 2:
+        raise ValueError(f"dims must not all be the same where crossings are finite, got {dims}")
     x = sizes[known].log().numpy()
     y = (math.log(n_samples) + 4 * crossings[known].log()).numpy()
     line = linregress(x, y)
@@ -197,6 +209,8 @@ def fit_boundary(dims: Sequence[int] | Tensor, crossings: Tensor, n_samples: int
 
 def _numbers(name: str, values: Any, device: Any) -> Tensor:
     """(k,) float64; ValueError unless they are k finite numbers up to 1e12."""
+    if isinstance(values, Tensor) and values.is_complex():
+        raise ValueError(f"{name} must be real numbers, got {shown(values)}")
     try:
         numbers = torch.as_tensor(values, dtype=torch.float64, device=device)
         fits = numbers.ndim == 1 and len(numbers) and bool((numbers.abs() <= LARGEST_NORM).all())

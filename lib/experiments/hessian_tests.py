@@ -23,12 +23,16 @@ from lib.checks import (
     require_kind,
     require_nonnegative,
     require_room,
+    require_share,
     shown,
 )
 from lib.experiments.escape import LARGEST_THRESHOLD, Escape, HessianTest, count_escapes
 from lib.stability.algorithm import AscentDescent, Sampling
 from lib.stability.exponents import axis_laws, exponents_of, growth_exponents, moment_exponent
 from lib.stability.families import AxisFamily
+from lib.stability.sampling import SAMPLINGS
+
+LARGEST_WORK = 10**8  # pairs of counts, of both sets, that one search sums over
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class SharedAxis:
     batch is B_r, and B_f unless `forget_batch` is given; mixing α, damping λ.
 
     Raises:
-        ValueError: from `test`, naming the argument, its value and the allowed range.
+        ValueError: naming the argument, its value and the allowed range; from `test` where values
+            do not fit each other.
     """
 
     n_retain: int = 100
@@ -62,15 +67,21 @@ class SharedAxis:
     damping: float = 0.0
     sampling: Sampling = "without_replacement"
 
-    def _require_numbers(self) -> None:
-        """ValueError for what the family and the update do not see as it was given."""
-        for name in ("n_retain", "n_forget", "retain_group", "forget_group"):
-            require_count(name, getattr(self, name), 1)
-        require_batch("retain_group", self.retain_group, self.n_retain)
-        require_room("n_retain", self.n_retain, 128)
-        require_count("batch", self.batch, 1)
-        for name in ("retain_sharpness", "forget_sharpness"):
-            require_nonnegative(name, getattr(self, name))
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {"mixing": require_share("mixing", self.mixing)}
+        for name in ("n_retain", "n_forget", "batch", "retain_group", "forget_group"):
+            checked[name] = require_count(name, getattr(self, name), 1)
+        for name in ("retain_sharpness", "forget_sharpness", "learning_rate", "damping"):
+            checked[name] = require_nonnegative(name, getattr(self, name))
+        if self.forget_batch is not None:
+            checked["forget_batch"] = require_count("forget_batch", self.forget_batch, 1)
+        if self.cross is not None:
+            if not (is_finite(self.cross) and 0 <= self.cross < 2):  # `test` knows the largest
+                raise ValueError(f"cross must be in [0, 1], got {shown(self.cross)}")
+            checked["cross"] = float(self.cross)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        require_choice("sampling", self.sampling, SAMPLINGS)
 
     def largest_cross(self) -> float:
         """χ = λ_r/‖H_r‖_F when all of the forget set's curvature lies on the shared axis."""
@@ -79,10 +90,11 @@ class SharedAxis:
 
     def test(self) -> HessianTest:
         """The family and the update of this setting."""
-        self._require_numbers()
+        require_batch("retain_group", self.retain_group, self.n_retain)
+        require_room("n_retain", self.n_retain, 128)
         limit = self.largest_cross()
         cross = limit if self.cross is None else self.cross
-        if not (is_finite(cross) and 0 <= cross <= limit * (1 + 1e-12)):
+        if cross > limit * (1 + 1e-12):
             raise ValueError(f"cross must be in [0, {limit:.6g}], got {shown(cross)}")
         shared = min(cross / limit, 1.0)
         own = math.sqrt(1 - shared**2)
@@ -273,9 +285,16 @@ def smallest_stable_group(
     """Smallest σ_r from which on, up to n_r, every cell is predicted to be stable, past rounding.
 
     Raises:
-        ValueError: if even σ_r = n_r is predicted to escape.
+        ValueError: if even σ_r = n_r is predicted to escape; for n_r beyond 2,000 or n_r²n_f beyond
+            10⁸, where the n_r predictions, each a sum over up to n_r·n_f pairs of counts, would
+            take longer than seconds.
     """
     require_kind("setting", setting, SharedAxis)
+    work = require_count("n_retain", setting.n_retain, 1, 2000) ** 2 * setting.n_forget
+    if work > LARGEST_WORK:
+        raise ValueError(
+            f"n_retain and n_forget must keep n_retain²·n_forget at most {LARGEST_WORK}, got {work}"
+        )
     require_choice("prediction", prediction, ("mean_square", "typical"))
     setting.test()
     for group in range(setting.n_retain, 0, -1):

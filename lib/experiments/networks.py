@@ -166,13 +166,15 @@ FAMILIES = {
     "conv": Family(_conv, "digits"),
     "lora": Family(_lora, "digits", parameters="lora"),
     "head": Family(_head, "fashion", parameters="1.", encoded=True),
+    # Trained until they fit, not until their losses vanish: on a scratch seed (7), 500 samples and
+    # 60 epochs left no setting that forgets without a collapse, in the network or its tangent.
     "resnet_groupnorm": Family(
-        lambda: _resnet(lambda c: nn.GroupNorm(4, c)), "fashion", 500, 200, 60, sketch=4096
+        lambda: _resnet(lambda c: nn.GroupNorm(4, c)), "fashion", 1000, 300, 15, sketch=4096
     ),
     "resnet_batchnorm": Family(
-        lambda: _resnet(nn.BatchNorm2d), "fashion", 500, 200, 60, sketch=4096
+        lambda: _resnet(nn.BatchNorm2d), "fashion", 1000, 300, 15, sketch=4096
     ),
-    "transformer": Family(NextCharacter, "names", 300, 100, 80, sketch=4096),
+    "transformer": Family(NextCharacter, "names", 400, 100, 20, sketch=4096),
 }
 ELSEWHERE, BASE_EPOCHS = 700, 40  # of the network under an adapter or a head
 RETRAINED, SHARE, CLASS, CLASS_SHARE = 3, 0.1, 3, 0.7

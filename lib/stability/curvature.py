@@ -105,7 +105,8 @@ class Curvature:
             n = require_forget(forget)
         if not n or gram.shape != (n * rank, n * rank) or gram.dtype not in WIDE:
             raise ValueError(
-                f"gram must be a real (n·rank, n·rank) matrix in float32 or float64, rank {rank}, "
+                "gram must be a real (n·rank, n·rank) matrix in float32 or float64, "
+                f"n that of forget and rank {rank}, "
                 f"got {describe(gram)}"
             )
         require_finite("gram", gram, n * rank, n * rank)
@@ -129,10 +130,10 @@ class Curvature:
                 semi-definite, or if all are zero.
         """
         require_finite("hessians", hessians, "n", "p", "p")
-        n, p = hessians.shape[:2]
+        hessians, (n, p) = hessians.detach(), hessians.shape[:2]
         if hessians.shape != (n, p, p) or not p:
             raise ValueError(f"hessians must have shape (n, p, p), got {describe(hessians)}")
-        forget = require_mask(forget, n)
+        forget = require_mask(forget, n, of="hessians")
         tolerance = 4 * p * torch.finfo(hessians.dtype).eps
         roots = []
         for i, hessian in enumerate(hessians):

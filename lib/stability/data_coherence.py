@@ -74,7 +74,7 @@ def within_coherence(curvature: Curvature, members: Tensor, name: str = "given")
     Source: book, chapter coherence, after Dexter et al. (ICLR 2024, arXiv 2401.12332).
     """
     require_kind("curvature", curvature, Curvature)
-    members = require_members("members", members, len(curvature.factors))
+    members = require_members("members", members, len(curvature.factors), "curvature")
     chosen = curvature.factors[members]
     sharpest = torch.linalg.matrix_norm(chosen, ord=2).square().max()
     if sharpest == 0:

@@ -53,6 +53,7 @@ def loss_jacobian(
     """
     source, x, seeds = weighted_rows(model, inputs, targets, loss, forward, parameters)
     rows = RowStream(source, x, seeds).together()
+    _require_finite_results(rows)
     return rows.view(count(x), source.rank, -1).double()
 
 
@@ -126,7 +127,7 @@ def output_gram(
     n = total if trained is None else trained
     require_count("trained", n, 1)
     if n > total:
-        raise ValueError(f"trained must be in [1, {total}], the number of samples, got {n}")
+        raise ValueError(f"trained must be in [1, {total}], the samples of inputs, got {n}")
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     net = per_sample(model, x, forward=forward, parameters=parameters, device=device)
@@ -139,6 +140,7 @@ def output_gram(
         return rows.outputs_and_gram(columns, dtype)
 
     outputs, K = gram(x, n, sketch)
+    _require_finite_results(outputs, K)
     error = 0.0
     if sketch is not None:
         few = part(x, torch.linspace(0, total - 1, min(total, _COMPARED), device="cpu").long())
@@ -178,28 +180,39 @@ def jacobian_vector(
     step = 256 if chunk_size is None else chunk_size
     require_count("chunk_size", step, 1)
     chunks = [net.moved(part(x, slice(i, i + step))) for i in range(0, count(x), step)]
-    return torch.cat([_along(net, chunk, along) for chunk in chunks]).flatten(1)
+    return torch.cat([pushed(net, net.trained, chunk, along)[1] for chunk in chunks])
 
 
-def _along(net: PerSample, x: Any, along: dict[str, Tensor]) -> Tensor:
+def pushed(
+    net: PerSample, weights: dict[str, Tensor], x: Any, along: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """f(w) and J(w)v of a batch at any weights w, v `along` them by name, (b, C) each, detached."""
     try:
-        return jvp(lambda w: net.at(w, x), (net.trained,), (along,))[1].detach()
+        out, product = jvp(lambda w: net.at(w, x).flatten(1), (weights,), (along,))[:2]
     except (NotImplementedError, RuntimeError):  # recurrent layers have no forward mode
-        return _twice_back(net, x, along)
+        out, product = _twice_back(net, weights, x, along)
+    return out.detach(), product.detach()
 
 
-def _twice_back(net: PerSample, x: Any, along: dict[str, Tensor]) -> Tensor:
-    """J w as the derivative of uᵀJ w in u."""
+def _twice_back(
+    net: PerSample, weights: dict[str, Tensor], x: Any, along: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """f, and Jv as the derivative of uᵀJv in u."""
     with torch.enable_grad():
-        leaves = {k: v.detach().requires_grad_() for k, v in net.trained.items()}
-        out = net.at(leaves, x)
+        leaves = {k: v.detach().requires_grad_() for k, v in weights.items()}
+        out = net.at(leaves, x).flatten(1)
         u = torch.zeros_like(out, requires_grad=True)
         back = torch.autograd.grad(
             out, list(leaves.values()), u, create_graph=True, materialize_grads=True
         )
         each = [(g * w).sum() for g, w in zip(back, along.values(), strict=True)]
         product = torch.stack(each).sum()
-        return torch.autograd.grad(product, u, materialize_grads=True)[0]
+        return out, torch.autograd.grad(product, u, materialize_grads=True)[0]
+
+
+def _require_finite_results(*results: Tensor) -> None:
+    if not all(bool(result.isfinite().all()) for result in results):
+        raise ValueError("inputs and model must give finite outputs and derivatives, got others")
 
 
 def _one_hot(out: Tensor) -> Tensor:

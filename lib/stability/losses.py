@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.checks import describe
+from lib.checks import describe, holds_numbers
 
 # The class number of a token that has no loss, as in torch.nn.functional.cross_entropy.
 IGNORED = -100
@@ -88,10 +88,16 @@ def require_targets(name: str, targets: Tensor, n: int, tokens: int, classes: in
     loss_of(name)
     if not isinstance(targets, Tensor):
         raise ValueError(f"targets must be a tensor, got {type(targets).__name__}")
+    if not holds_numbers(targets):
+        raise ValueError(f"targets must be a dense tensor of numbers, got {describe(targets)}")
     rows, wanted = (n,) if tokens == 1 else (n, tokens), ""
     if name == "cross_entropy":
         whole = not (targets.is_floating_point() or targets.is_complex())
-        known = (targets >= 0) & (targets < classes) if whole else targets != targets
+        known = (
+            (targets >= 0) & (targets < classes)
+            if whole
+            else torch.zeros_like(targets, dtype=torch.bool)
+        )
         known |= (targets == IGNORED) if tokens > 1 else False
         if targets.shape != rows or targets.dtype == torch.bool or not bool(known.all()):
             masked = f", or {IGNORED} where a token has no loss" if tokens > 1 else ""

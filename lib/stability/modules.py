@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
-from lib.checks import describe
+from lib.checks import describe, holds_numbers
 
 Forward = Callable[[nn.Module, Any], Tensor]
 Chosen = str | Iterable[str] | Iterable[nn.Parameter] | Callable[[str], bool] | None
@@ -142,6 +142,8 @@ def count(x: Any) -> int:
     sizes: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
+        if not holds_numbers(tensor):
+            raise ValueError(f"inputs must be dense tensors of numbers, got {describe(tensor)}")
         sizes.append(len(tensor) if tensor.ndim else 0)
         return tensor
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import torch
-from scipy.optimize import brentq
-
 from lib.checks import require_above, require_count
 from lib.stability.algorithm import AscentDescent
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import critical_learning_rate, growth_factor, steps_to_grow
+from lib.stability.sampling import RESHUFFLED
 from lib.stability.second_moment import SecondMoment, require_setting
+from lib.stability.subspace import GrowingSubspace
 
 # Growth per step that the Lanczos run of `growth_factor` cannot tell from none.
 _RESOLUTION = 1e-11
@@ -84,12 +83,11 @@ def unlearning_window(
             f"amplification must exceed exp({_RESOLUTION} · steps), the resolution of ρ(T), "
             f"got {amplification!r} in {steps} steps"
         )
-    low = _reaching_rate(curvature, algorithm, math.exp(math.log(amplification) / steps))
+    moment = SecondMoment.of(curvature, algorithm)
+    low = _reaching_rate(moment, math.exp(math.log(amplification) / steps))
     high = _retain_critical_rate(curvature, algorithm)
     rate = math.sqrt(low * high) if low <= high < math.inf else min(low, high)
-    stop = math.inf
-    if rate < math.inf:
-        stop = stopping_step(curvature, algorithm, rate, amplification=amplification)
+    stop = _steps_until(amplification, moment, rate) if rate < math.inf else math.inf
     return Window(low=low, high=high, learning_rate=rate, stop_step=stop)
 
 
@@ -111,7 +109,17 @@ def stopping_step(
     Source: book, thm-window.
     """
     amplification = require_above("amplification", amplification, 1)
-    rho = growth_factor(curvature, algorithm, learning_rate)
+    if algorithm.momentum or algorithm.sampling == RESHUFFLED:
+        return _pace(amplification, growth_factor(curvature, algorithm, learning_rate))
+    return _steps_until(amplification, SecondMoment.of(curvature, algorithm), learning_rate)
+
+
+def _steps_until(amplification: float, moment: SecondMoment, learning_rate: float) -> float:
+    rate = moment.require_rate(learning_rate)
+    return _pace(amplification, GrowingSubspace(moment).growth(rate))
+
+
+def _pace(amplification: float, rho: float) -> float:
     return steps_to_grow(amplification, math.log(rho) if rho > 1 + _RESOLUTION else 0.0)
 
 
@@ -125,26 +133,18 @@ def _require_unsaturated(curvature: Curvature) -> None:
         )
 
 
-def _reaching_rate(curvature: Curvature, algorithm: AscentDescent, target: float) -> float:
+def _reaching_rate(moment: SecondMoment, target: float) -> float:
     """The η > 0 with ρ(T_η) = target > 1; infinite if 𝒬 = 0, where ρ is 1 at every rate.
 
     Bracketed from above by ρ(T_η) ≥ ⟨X, T_ηX⟩/⟨X, X⟩ = 1 − 2ηa + η²c at X = I: past the larger root
     of this parabola the growth is beyond the target.
     """
-    moment = SecondMoment.of(curvature, algorithm)
-    lam = moment.eigenvalues
-    eye = torch.ones_like(lam).diag()
+    lam, search = moment.eigenvalues, GrowingSubspace(moment)
     a = float(lam.mean())
-    c = float(lam.square().mean() + moment.noise(eye).trace() / len(lam))
+    c = float(lam.square().mean() + search.noises[0].trace() / len(lam) ** 0.5)
     if c <= moment.rounding**2:
         return math.inf
-    beyond = (a + math.sqrt(a * a + c * (target - 1))) / c
-
-    def excess(rate: float) -> float:
-        return growth_factor(curvature, algorithm, rate) - target if rate else 1 - target
-
-    # A touch further, so that rounding cannot leave ρ at X = I just below the target.
-    return float(brentq(excess, 0.0, beyond * (1 + 1e-6), rtol=1e-10, xtol=1e-12 * beyond))
+    return search.reaching(target, (a + math.sqrt(a * a + c * (target - 1))) / c)
 
 
 def _retain_critical_rate(curvature: Curvature, algorithm: AscentDescent) -> float:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lib.checks import (
+    is_finite,
+    require_kind,
+    require_members,
+    require_nonnegative,
+    require_seed,
+    shown,
+)
 from lib.stability.algorithm import AscentDescent
-from lib.unlearning.paths import LossPath
+from lib.stability.losses import loss_of
+from lib.unlearning.paths import LARGEST_STEPS, LossPath
 from lib.unlearning.tangent import TangentModel, follow
 
 FASTEST = 8.0  # speed, and its inverse the slowest, that are looked for
@@ -24,6 +34,9 @@ class Probe:
 
     real: the network's losses, from `run_network` with these settings; target: the forget loss at
     whose passing the two clocks are compared. The rest as in `follow`.
+
+    Raises:
+        ValueError, TypeError: naming the attribute.
     """
 
     real: LossPath
@@ -36,6 +49,22 @@ class Probe:
     weight_decay: float = 0.0
     batches: Sequence[tuple[Tensor, Tensor]] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_kind("real", self.real, LossPath)
+        require_kind("targets", self.targets, Tensor)
+        require_kind("algorithm", self.algorithm, AscentDescent)
+        if not is_finite(self.target):
+            raise ValueError(f"target must be a finite number, got {shown(self.target)}")
+        loss_of(self.loss)
+        forget: Any = self.forget
+        mask = isinstance(forget, Tensor) and forget.dtype == torch.bool
+        sized = forget if mask else self.targets  # how many samples are trained is not known here
+        require_members("forget", forget, len(sized) if sized.ndim else 0, "targets")
+        for name in ("learning_rate", "weight_decay"):
+            object.__setattr__(self, name, require_nonnegative(name, getattr(self, name)))
+        object.__setattr__(self, "target", float(self.target))
+        object.__setattr__(self, "seed", require_seed(self.seed))
 
 
 def calibrate(tangent: TangentModel, probe: Probe) -> TangentModel:
@@ -50,6 +79,8 @@ def calibrate(tangent: TangentModel, probe: Probe) -> TangentModel:
         RuntimeError: if the network did not pass the target, passed it at the start, or no speed in
             [1/8, 8] explains when it did; with the times that were found.
     """
+    require_kind("tangent", tangent, TangentModel)
+    require_kind("probe", probe, Probe)
     wanted = float(probe.real.crossing(probe.target)[0])
     if not 0 < wanted < torch.inf:
         raise RuntimeError(
@@ -93,7 +124,7 @@ def _times(tangent: TangentModel, probe: Probe, speeds: np.ndarray) -> np.ndarra
             probe.forget,
             algorithms,
             rates,
-            steps=steps + 1 + steps // 8 if probe.batches is None else steps,
+            steps=min(steps + 1 + steps // 8, LARGEST_STEPS) if probe.batches is None else steps,
             loss=probe.loss,
             weight_decay=probe.weight_decay,
             batches=probe.batches,

@@ -14,11 +14,11 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
-from lib.checks import require_mask, require_nonnegative
+from lib.checks import require_kind, require_mask, require_nonnegative
 from lib.stability.algorithm import AscentDescent
 from lib.stability.losses import loss_of
-from lib.unlearning.paths import check_targets, slopes
-from lib.unlearning.tangent import TangentModel
+from lib.unlearning.paths import slopes
+from lib.unlearning.tangent import TangentModel, fitting
 
 # Largest eigenvalue of ∂²ℓ/∂f² over all outputs, and largest |∂ℓ/∂f|: softmax covariance ⪯ ½I and
 # |p − e_y| ≤ √2.
@@ -60,8 +60,8 @@ def containment(
     Raises:
         ValueError: naming the argument, as `follow` does.
     """
-    mask = require_mask(forget, tangent.trained).to(tangent.outputs.device)
-    checked = check_targets(targets, tangent.outputs, loss)
+    require_kind("algorithm", algorithm, AscentDescent)
+    mask, checked = fitting(tangent, targets, forget, loss)
     retain_top, forget_top = (_top(tangent, members) for members in (~mask, mask))
     a, bound = algorithm.mixing, CURVATURE[loss]
     convexity = algorithm.damping - a * bound * forget_top / int(mask.sum())
@@ -101,21 +101,23 @@ def fastest_rise(
     Raises:
         ValueError: naming the argument outside these hypotheses.
     """
-    require_nonnegative("learning_rate", learning_rate)
+    require_kind("tangent", tangent, TangentModel)
+    require_kind("algorithm", algorithm, AscentDescent)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
     algorithm.require_plain("the fastest rise")
     if algorithm.sampling == "bernoulli":
         raise ValueError(
             "algorithm.sampling must bound the samples in a batch for the fastest rise, "
             "got 'bernoulli', whose batches have up to n"
         )
-    if loss not in SLOPE:
+    if not isinstance(loss, str) or loss not in SLOPE:
         raise ValueError(f"loss must be one of {sorted(SLOPE)}, with bounded slope, got {loss!r}")
     if learning_rate * algorithm.damping > 1:
         raise ValueError(
             f"learning_rate must be at most 1/damping = {1 / algorithm.damping:.3g}, "
             f"got {learning_rate!r}"
         )
-    mask = require_mask(forget, tangent.trained).to(tangent.outputs.device)
+    mask = require_mask(forget, tangent.trained, "tangent").to(tangent.outputs.device)
     n, c = len(mask), tangent.outputs.shape[1]
     blocks = tangent.kernel[: n * c].view(n, c, n, c)[mask].double().permute(0, 2, 1, 3)
     norms = torch.linalg.matrix_norm(blocks, ord=2)
@@ -144,8 +146,7 @@ def retain_sharpness(
         ValueError: naming the argument.
         ArpackNoConvergence: if the Lanczos run does not converge.
     """
-    mask = require_mask(forget, tangent.trained).to(tangent.outputs.device)
-    checked = check_targets(targets, tangent.outputs, loss)
+    mask, checked = fitting(tangent, targets, forget, loss)
     n, c = len(mask), tangent.outputs.shape[1]
     outputs, kernel = tangent.outputs[:n], tangent.kernel[: n * c]
     root = loss_of(loss).curvature_root(outputs, checked[:n])
@@ -158,6 +159,8 @@ def retain_sharpness(
         pushed = kernel @ (root @ v).flatten()
         return (root.transpose(1, 2) @ pushed.view(n, c, 1)).flatten().double().cpu().numpy()
 
+    if not bool(kernel.any()) or not bool(root.any()):
+        return 0.0  # which Lanczos runs do not take
     operator = scipy.sparse.linalg.LinearOperator((n * c, n * c), matvec=times, dtype=np.float64)
     start = np.ones(n * c)
     top = scipy.sparse.linalg.eigsh(operator, 1, v0=start, tol=1e-6, return_eigenvectors=False)

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.checks import require_forget, require_mask, require_nonnegative
+from lib.checks import (
+    require_count,
+    require_forget,
+    require_kind,
+    require_mask,
+    require_members,
+    require_nonnegative,
+)
 from lib.stability.algorithm import AscentDescent
 from lib.stability.modules import Chosen, Forward, PerSample, count, part, per_sample, samples
 from lib.unlearning.paths import (
@@ -28,7 +35,8 @@ EVALUATED = 1024  # samples in one forward pass of the evaluation
 class NetworkPath(LossPath):
     """What the network did, fields as in `LossPath`; weights (p,) are those after the last step.
 
-    They come in the order of the chosen among `model.parameters()`.
+    They come in the order of the chosen among `model.parameters()`, and are not finite where the
+    run overflowed.
     """
 
     weights: Tensor
@@ -75,21 +83,31 @@ def run_network(
     Raises:
         ValueError: naming the argument, before any step.
     """
-    require_nonnegative("learning_rate", learning_rate)
-    require_nonnegative("weight_decay", weight_decay)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
+    weight_decay = require_nonnegative("weight_decay", weight_decay)
+    require_kind("algorithm", algorithm, AscentDescent)
+    if until is not None and not callable(until):
+        raise TypeError(f"until must be a function of two losses, got {until!r}")
     x, y = samples(inputs, targets)
+    total = count(x)
+    n = total if trained is None else require_count("trained", trained, 1)
+    if n > total:
+        raise ValueError(f"trained must be in [1, {total}], the samples of inputs, got {n}")
     net = per_sample(model, x, forward=forward, parameters=parameters, device=device)
     x = net.moved(x)
-    mask = require_mask(forget, count(x) if trained is None else trained).to(net.device)
+    mask = require_mask(forget, n, "inputs, or of the trained").to(net.device)
     drawn = make_batches(batches, algorithm, mask, steps=steps, seed=seed)
     weights = {name: w.clone() for name, w in net.trained.items()}
     velocity = {name: torch.zeros_like(w) for name, w in weights.items()}
     outputs = _evaluated(net, weights, x)
+    if not bool(outputs.isfinite().all()):
+        raise ValueError("inputs and model must give finite outputs, got NaN or infinite ones")
     checked = check_targets(y, outputs, loss)
     seen: slice | Tensor = slice(None)
     watched = mask
     if monitored is not None:
-        seen = monitored.to(net.device)
+        places = require_members("monitored", monitored, total).nonzero()[:, 0]
+        seen = places.to(net.device)
         watched = mask[seen[seen < len(mask)]]
         require_forget(watched)
     kept, outputs = part(x, seen), outputs[seen]

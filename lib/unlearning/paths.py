@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.checks import require_count
+from lib.checks import require_count, require_items, require_kind, shown
 from lib.randomness import stream
 from lib.stability.algorithm import AscentDescent, batch_weights
 from lib.stability.losses import require_targets, scalar_loss
 
+LARGEST_STEPS = 5000  # of a run: some five seconds for the smallest model
 BLOCK = 256  # settings scored together: what they need then stays in the processor's cache
 
 
@@ -79,7 +80,9 @@ def make_batches(
     steps: int,
     seed: int,
 ) -> list[Batch]:
-    """`given_batches`, or `draw_batches` where none are given."""
+    """`given_batches`, or `draw_batches` where none are given; over at most 5,000 steps."""
+    require_kind("algorithm", algorithm, AscentDescent)
+    steps = require_count("steps", steps, 0, LARGEST_STEPS)
     if batches is None:
         return draw_batches(algorithm, forget, steps=steps, seed=seed)
     return given_batches(batches, forget, steps=steps)
@@ -87,7 +90,6 @@ def make_batches(
 
 def draw_batches(algorithm: AscentDescent, forget: Tensor, *, steps: int, seed: int) -> list[Batch]:
     """The batches of `steps` steps by the algorithm's sampling, each divided by B."""
-    require_count("steps", steps, 0)
     # At mixing ½ both sets carry the weight ½, a power of two: shares come out exact.
     following = batch_weights(
         replace(algorithm, mixing=0.5), forget, 1, stream("unlearning batches", seed)
@@ -108,13 +110,20 @@ def given_batches(
     Raises:
         ValueError: if there are not `steps` pairs, or one names a sample of the other set, or none.
     """
-    if len(batches) != steps:
-        raise ValueError(f"batches must hold one pair a step, {steps}, got {len(batches)}")
+    pairs = require_items("batches", batches, least=0)
+    if len(pairs) != steps:
+        raise ValueError(f"batches must hold one pair a step, {steps}, got {len(pairs)}")
     made = []
-    for step, pair in enumerate(batches):
+    for step, pair in enumerate(pairs):
         parts = []
-        for name, indices, ascends in zip(("retain", "forget"), pair, (False, True), strict=True):
-            chosen = torch.as_tensor(indices, device=forget.device)
+        both = require_items(f"batches[{step}]", pair, least=2)[:2]
+        for name, indices, ascends in zip(("retain", "forget"), both, (False, True), strict=True):
+            try:
+                chosen = torch.as_tensor(indices, device=forget.device)
+            except (TypeError, ValueError, RuntimeError, OverflowError):
+                raise ValueError(
+                    f"batches[{step}] must be index tensors, got {shown(indices)}"
+                ) from None
             inside = chosen.ndim == 1 and (len(chosen) == 0 or not chosen.is_floating_point())
             if inside and len(chosen):
                 inside = bool(((chosen >= 0) & (chosen < len(forget))).all())

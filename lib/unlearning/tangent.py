@@ -18,7 +18,9 @@ from lib.checks import (
     describe,
     is_finite,
     require_above,
+    require_finite,
     require_items,
+    require_kind,
     require_mask,
     require_nonnegative,
 )
@@ -51,7 +53,7 @@ class TangentModel:
 
     Raises:
         ValueError: naming the attribute, for shapes that do not fit, numbers that are not finite or
-            a dtype below float32.
+            beyond 1e100, a dtype below float32 or a kernel with a negative diagonal.
     """
 
     outputs: Tensor
@@ -62,20 +64,23 @@ class TangentModel:
     def __post_init__(self) -> None:
         for name in ("outputs", "kernel", "anchor"):
             value = getattr(self, name)
-            if value.dtype not in (torch.float32, torch.float64) or value.ndim != 2:
-                raise ValueError(
-                    f"{name} must be a float32 or float64 matrix, got {describe(value)}"
-                )
-            if not bool(value.isfinite().all()):
-                raise ValueError(f"{name} must be finite, got NaN or infinite entries")
+            require_finite(name, value, "N", "C")
+            if value.numel():
+                largest = float(value.detach().abs().amax())
+                require_nonnegative(f"the largest entry of {name}", largest)
+            object.__setattr__(self, name, value.detach())
         n, c = self.outputs.shape
+        if not n * c:
+            raise ValueError(f"outputs must not be empty, got {describe(self.outputs)}")
         if self.kernel.shape[0] != n * c or self.kernel.shape[1] % c or not self.trained:
             raise ValueError(
                 f"kernel must be ({n * c}, n·{c}), 1 <= n <= {n}, got {describe(self.kernel)}"
             )
         if self.trained > n or self.anchor.shape != (n, c):
             raise ValueError(f"anchor must be ({n}, {c}), got {describe(self.anchor)}")
-        require_above("speed", self.speed, 0)
+        if bool((self.kernel[: self.kernel.shape[1]].diagonal() < 0).any()):
+            raise ValueError("kernel must have no negative number on its diagonal")
+        object.__setattr__(self, "speed", require_above("speed", self.speed, 0))
         object.__setattr__(self, "kernel", self.kernel.T.contiguous().T)
 
     @classmethod
@@ -181,7 +186,7 @@ def follow(
         forget: (n,) bool, or indices, of the trained samples to forget.
         algorithm, learning_rate: one of each, or equally long sequences: settings, all on the same
             batches, so with the same batch sizes and sampling.
-        steps: number of updates ≥ 0.
+        steps: number of updates in [0, 5000].
         loss: "cross_entropy", "logistic" or "squared"; mean over a batch.
         weight_decay: ν ≥ 0, added to the gradient as torch.optim.SGD does.
         batches: per step a pair (retain, forget) of index tensors, divided by their own length;
@@ -194,9 +199,8 @@ def follow(
     Raises:
         ValueError: naming the argument, its value and the allowed range.
     """
-    require_nonnegative("weight_decay", weight_decay)
-    mask = require_mask(forget, tangent.trained).to(tangent.outputs.device)
-    checked = check_targets(targets, tangent.outputs, loss)
+    weight_decay = require_nonnegative("weight_decay", weight_decay)
+    mask, checked = fitting(tangent, targets, forget, loss)
     first, settings = _settings(algorithm, learning_rate, tangent)
     drawn = make_batches(batches, first, mask, steps=steps, seed=seed)
     width = max(1, CHUNK // tangent.outputs.numel())
@@ -228,11 +232,17 @@ def follow_weights(
         tangent, …, seed: as in `follow`, one setting.
 
     Returns:
-        c, (n, C), the summed pushes of the trained samples' outputs, and a, what decay took off.
+        c, (n, C), the summed pushes of the trained samples' outputs, and a, what decay took off;
+        not finite where the run overflows.
+
+    Raises:
+        ValueError, TypeError: naming the argument, as `follow`.
     """
+    require_kind("algorithm", algorithm, AscentDescent)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
+    weight_decay = require_nonnegative("weight_decay", weight_decay)
+    mask, checked = fitting(tangent, targets, forget, loss)
     tangent = replace(tangent, speed=1.0)
-    mask = require_mask(forget, tangent.trained).to(tangent.outputs.device)
-    checked = check_targets(targets, tangent.outputs, loss)
     first, settings = _settings(algorithm, learning_rate, tangent)
     drawn = make_batches(batches, first, mask, steps=steps, seed=seed)
     # Last column: a, whose push is constant. Both contract with damping and decay alike.
@@ -249,6 +259,19 @@ def follow_weights(
         velocity = first.momentum * velocity + push - contraction * held
         held = held + velocity
     return held[:-1].view(len(mask), -1), float(held[-1])
+
+
+def fitting(
+    tangent: TangentModel, targets: Tensor | None, forget: Tensor | Sequence[int], loss: str
+) -> tuple[Tensor, Tensor]:
+    """The forget mask (n,) and the targets, as `check_targets` gives them, of a tangent model.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    require_kind("tangent", tangent, TangentModel)
+    mask = require_mask(forget, tangent.trained, "tangent").to(tangent.outputs.device)
+    return mask, check_targets(targets, tangent.outputs, loss)
 
 
 def _outputs(

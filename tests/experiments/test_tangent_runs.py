@@ -8,6 +8,8 @@ import torch
 from lib.experiments import networks, tangent_runs
 from lib.experiments.tangent_runs import agreement
 
+SOME_RATES = np.geomspace(0.01, 2, 24)  # those of the small families
+
 
 def rows(**changes):
     """Four runs: right, three steps late of 10, right but the floor not kept, never there."""
@@ -43,6 +45,20 @@ def test_ten_per_cent_count_where_they_are_more_than_two_steps():
     )
 
 
+def test_runs_near_the_floor_and_probes_are_left_out_where_they_decide_nothing():
+    near = rows(real_retain=[0.97, 0.96, 0.935, 0.99])
+    assert agreement(near).verdict == 0.75
+    assert agreement(near).clear == 1.0  # two of four are farther than two points, both are right
+    probed = rows(
+        calibrated_time=[9.9, 12.5, 4.4, np.inf],
+        calibrated_retain=[0.97, 0.96, 0.96, 0.99],
+        probe=[True, False, False, False],
+    )
+    assert agreement(probed, "calibrated").counted == 1
+    assert agreement(probed, "calibrated").within == 0.0
+    assert agreement(probed).counted == 2
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """A digits network of a few samples and epochs."""
@@ -76,6 +92,21 @@ def test_predictions_and_runs_stand_side_by_side():
     found = agreement(table)
     assert found.counted
     assert found.ratio == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("tiny")
+def test_a_large_family_is_run_the_same_with_fewer_looks_and_its_clock_is_fixed(monkeypatch):
+    monkeypatch.setattr(tangent_runs, "STEPS", 30)  # its grid is coarser and ends at the edge
+    whole = tangent_runs.compare("mlp", "class", 0)
+    monkeypatch.setattr(tangent_runs, "LARGE", ("mlp",))
+    monkeypatch.setattr(tangent_runs, "grid", lambda name: ((0.1, 0.2, 0.3, 0.5, 0.7), SOME_RATES))
+    table = tangent_runs.compare("mlp", "class", 0)
+    columns = ["real_time", "real_retain", "real_watched", "start_retain_accuracy", "floor"]
+    pd.testing.assert_frame_equal(table[columns], whole[columns])
+    probe = table[table["probe"]].iloc[0]
+    assert probe["calibrated_time"] == pytest.approx(probe["real_time"], abs=0.01)
+    assert probe["speed"] == pytest.approx(probe["predicted_time"] / probe["real_time"], rel=0.2)
 
 
 @pytest.mark.long

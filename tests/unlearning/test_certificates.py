@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.stability import AscentDescent
-from lib.unlearning.certificates import containment, fastest_rise
+from lib.unlearning.certificates import containment, fastest_rise, retain_sharpness
 from lib.unlearning.tangent import TangentModel, follow
 
 
@@ -166,3 +166,31 @@ def test_a_loss_of_unbounded_slope_is_refused():
     algorithm = AscentDescent(0.5, 2, 2, sampling="with_replacement")
     with pytest.raises(ValueError, match="loss"):
         fastest_rise(tangent, forget, algorithm, 0.2, loss="squared")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outputs": None}, "outputs must be of type Tensor"),
+        ({"outputs": torch.zeros(2, 0)}, "outputs must not be empty"),
+        ({"kernel": torch.eye(4).to("meta")}, "kernel must be real floating-point numbers"),
+        ({"kernel": torch.eye(4).to_sparse()}, "kernel .* got sparse float32"),
+        ({"kernel": -torch.eye(4)}, "kernel must have no negative number on its diagonal"),
+        ({"kernel": 1e200 * torch.eye(4).double()}, "the largest entry of kernel must be at most"),
+    ],
+)
+def test_a_tangent_model_that_is_none_is_refused(change, message):
+    good = {"outputs": torch.zeros(2, 2), "kernel": torch.eye(4), "anchor": torch.zeros(2, 2)}
+    with pytest.raises((ValueError, TypeError), match=message):
+        TangentModel(**good | change)
+
+
+def test_class_numbers_that_are_nan_are_refused():
+    tangent = TangentModel(torch.zeros(2, 2), torch.eye(4), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="targets must be class numbers"):
+        retain_sharpness(tangent, torch.full((2,), torch.nan), [1])
+
+
+def test_without_slopes_there_is_no_sharpness():
+    tangent = TangentModel(torch.zeros(2, 2), torch.zeros(4, 4), torch.zeros(2, 2))
+    assert retain_sharpness(tangent, torch.tensor([0, 1]), [1]) == 0

@@ -352,3 +352,45 @@ def test_a_run_stops_where_its_rule_says():
     assert len(stopped.forget_loss) == taken + 1
     assert torch.equal(stopped.retain_loss, whole.retain_loss[: taken + 1])
     assert taken - 1 < float(whole.crossing(target)[0]) <= taken
+
+
+class Recurrent(torch.nn.Module):
+    """The last state of a GRU through a linear layer: no forward-mode derivative in PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.core = torch.nn.GRU(2, 3, batch_first=True)
+        self.head = torch.nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.core(x)[0][:, -1])
+
+
+def test_a_recurrent_network_is_looked_at_as_by_finite_differences():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, inputs = Recurrent().double(), torch.randn(6, 4, 2, dtype=torch.float64)
+    targets, forget = torch.tensor([0, 1, 0, 1, 0, 1]), torch.arange(6) >= 4
+    tangent = TangentModel.from_model(model, inputs, dtype=torch.float64)
+    setting = (targets, forget), (AscentDescent(0.4, 4, 2), 0.5)
+    found = validate(model, inputs, *setting[0], tangent, *setting[1], steps=5)
+    push, _ = follow_weights(tangent, *setting[0], *setting[1], steps=5)
+    start = parameters_to_vector(model.parameters()).detach()
+    named = dict(model.named_parameters())
+
+    def at(w):
+        pieces = w.split([p.numel() for p in named.values()])
+        values = {k: v.view(p.shape) for (k, p), v in zip(named.items(), pieces, strict=True)}
+        return functional_call(model, values, (inputs,)).detach()
+
+    total = (model(inputs) * push).sum()
+    gradient = torch.autograd.grad(total, list(model.parameters()))
+    delta = -torch.cat([g.flatten() for g in gradient])
+
+    def along(w, step=1e-5):
+        return (at(w + step * delta) - at(w - step * delta))[forget] / (2 * step)
+
+    near, far = along(start), along(start + delta)
+    assert found.growth == pytest.approx(float(far.norm() / near.norm()), rel=1e-6)
+    bent = at(start + delta)[forget] - at(start)[forget] - near
+    assert found.bend == pytest.approx(float(bent.norm() / near.norm()), rel=1e-5)
