@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,14 +10,25 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn.utils import parameters_to_vector
 
-from lib.checks import describe, require_count, require_finite, require_forget, require_nonnegative
+from lib.checks import (
+    describe,
+    require_above,
+    require_count,
+    require_finite,
+    require_forget,
+    require_kind,
+    require_nonnegative,
+    require_room,
+)
 from lib.randomness import stream
 from lib.stability.algorithm import AscentDescent, batch_weights
 from lib.stability.curvature import Curvature
 from lib.stability.dynamics import growth_mode
 from lib.stability.jacobian import loss_jacobian
-from lib.stability.losses import LOSSES
-from lib.stability.modules import PROBE, PerSample, per_sample
+from lib.stability.losses import LOSSES, require_targets
+from lib.stability.modules import PerSample, count, per_sample
+
+LARGEST_STEPS = 5000  # of a run: some ten seconds for a handful of small networks
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class ModuleRuns:
     """Independent runs of one module.
 
     distance (steps+1, runs): ‖w_k − w*‖, in units of the weights; forget_loss, retain_loss
-    (steps+1, runs): mean squared loss ½(f − y)² over each set.
+    (steps+1, runs): mean squared loss ½(f − y)² over each set. All are ∞ where a run overflowed.
     """
 
     distance: Tensor
@@ -86,25 +98,29 @@ def unlearn(
         seed: of the batches.
 
     Raises:
-        ValueError: naming the argument, for shapes that do not fit, a start that is not finite, a
-            model with more than one output a sample, in training mode where that matters, or that
-            `torch.func.vmap` does not take.
+        ValueError: naming the argument, for shapes that do not fit, a start that is not finite,
+            over 5,000 steps, a model with more than one output a sample, in training mode where
+            that matters, or that `torch.func.vmap` does not take.
 
     Source: book, chapter linearized_dynamics, the update before linearisation.
     """
-    require_nonnegative("learning_rate", learning_rate)
-    require_count("steps", steps, 0)
+    learning_rate = require_nonnegative("learning_rate", learning_rate)
+    steps = require_count("steps", steps, 0, LARGEST_STEPS)
+    require_kind("algorithm", algorithm, AscentDescent)
     net = per_sample(model, inputs)
     optimum = parameters_to_vector(list(net.trained.values()))
     sizes = [v.numel() for v in net.trained.values()]
     shapes = [v.shape for v in net.trained.values()]
-    n = require_forget(forget, len(inputs))
+    n = require_forget(forget, count(inputs))
+    require_kind("targets", targets, Tensor)
     if targets.shape not in ((n,), (n, 1)):
         raise ValueError(f"targets must have shape ({n},) or ({n}, 1), got {describe(targets)}")
+    targets = require_targets("squared", targets, n, 1, 1).reshape(-1)  # (n, 1) would broadcast
     require_finite("start", start, "runs", len(optimum))
+    require_count("start's number of runs", len(start), 1)
+    require_room("steps", steps + 1, len(start))
     inputs = net.moved(inputs)
     _require_scalar(net, inputs)
-    targets = targets.reshape(-1)  # (n, 1) would broadcast against the outputs to (n, n)
 
     def losses(weights: Tensor) -> Tensor:
         parts = [w.view(s) for w, s in zip(weights.split(sizes), shapes, strict=True)]
@@ -117,27 +133,26 @@ def unlearn(
     for k in range(steps + 1):
         with torch.no_grad():
             each = vmap(losses)(optimum + delta)
-        record.append((delta, each[:, forget].mean(1), each[:, ~forget].mean(1)))
+        distance = torch.linalg.vector_norm(delta, dim=1)
+        record.append((distance, each[:, forget].mean(1), each[:, ~forget].mean(1)))
         if k < steps:
             step = slope(optimum + delta, batches().T.to(start)) + algorithm.damping * delta
             move = algorithm.momentum * move - learning_rate * step
             delta = delta + move
-    distance = torch.stack([torch.linalg.vector_norm(d, dim=1) for d, _, _ in record])
-    return ModuleRuns(
-        distance,
-        forget_loss=torch.stack([f for _, f, _ in record]),
-        retain_loss=torch.stack([r for _, _, r in record]),
-    )
+    parts = (torch.stack(part) for part in zip(*record, strict=True))
+    return ModuleRuns(*(torch.where(part.isnan(), torch.inf, part) for part in parts))
 
 
 def _require_scalar(net: PerSample, inputs: Tensor) -> None:
-    """ValueError unless runs can be vectorised and a sample has one output."""
+    """ValueError unless runs can be vectorised and a sample has one output, a finite one."""
     if net.looped:
         raise ValueError("model must work under torch.func.vmap, got one that does not")
     with torch.no_grad():
-        shape = net.at(net.trained, inputs[:PROBE]).shape[1:]
-    if shape.numel() != 1:
-        raise ValueError(f"model must give one output a sample, got {tuple(shape)}")
+        outputs = net.at(net.trained, inputs)
+    if outputs[0].numel() != 1:
+        raise ValueError(f"model must give one output a sample, got {tuple(outputs.shape[1:])}")
+    if not bool(outputs.isfinite().all()):
+        raise ValueError("model must give finite outputs on the inputs, got NaN or infinite ones")
 
 
 def measure_growth(
@@ -167,13 +182,23 @@ def measure_growth(
     Returns:
         observed = (mean_r ‖δ_K^r‖² / mean_r ‖δ_0^r‖²)^{1/K}, its error by the delta method.
 
+    Raises:
+        ValueError: as `unlearn`; also for a model without curvature, runs that overflow, or more
+            than 2²⁷ numbers in their displacements.
+
     Source: book, thm-exact-criterion.
     """
-    require_count("steps", steps, 1)
-    require_count("runs", runs, 2)
+    steps = require_count("steps", steps, 1, LARGEST_STEPS)
+    runs = require_count("runs", runs, 2)
+    size = require_above("size", size, 0)
+    require_forget(forget, count(inputs))
     jacobian = loss_jacobian(model, inputs, targets, "squared")
     rows = jacobian.flatten(0, 1)
-    curvature = Curvature.from_gram(rows @ rows.T, forget.to(rows.device), jacobian.shape[1])
+    require_room("runs", runs, rows.shape[1])
+    try:
+        curvature = Curvature.from_gram(rows @ rows.T, forget.to(rows.device), jacobian.shape[1])
+    except ValueError as error:
+        raise ValueError(f"model and inputs must give curvature, but its {error}") from error
     rho, X = growth_mode(curvature, algorithm, learning_rate)
     values, vectors = torch.linalg.eigh(X)
     # X is PSD up to rounding, which leaves eigenvalues of either sign around zero.
@@ -196,4 +221,9 @@ def measure_growth(
     ratio = last.mean() / first.mean()
     observed = float(ratio ** (1 / steps))
     relative = float((last - ratio * first).std() / runs**0.5 / last.mean())
+    if not (math.isfinite(observed) and math.isfinite(relative)):
+        raise ValueError(
+            f"learning_rate must keep runs finite and above 0, from size {size:g} over {steps} "
+            f"steps on these inputs and targets, got {learning_rate!r}, growth {observed:g} a step"
+        )
     return Growth(learning_rate, rho, observed, observed * relative / steps)

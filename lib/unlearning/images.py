@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,10 @@ def digits(n_retain: int, n_forget: int, *, seed: int = 0) -> Digits:
     require_count("n_retain", n_retain, 1)
     require_count("n_forget", n_forget, 1)
     require_seed(seed)
+    state = random.getstate()  # a package that may come with the import draws from it
     from sklearn.datasets import load_digits  # slow to import, and needed here alone
 
+    random.setstate(state)
     images, numbers = load_digits(return_X_y=True)
     n = n_retain + n_forget
     if n > len(numbers):

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from lib.checks import require_count
+from lib.checks import require_count, require_nonnegative
 from lib.stability.jacobian import loss_jacobian
 from lib.stability.losses import require_targets
 from lib.stability.modules import per_sample
 from lib.stability.rows import RowSource
+
+LARGEST_TRIES = 10**4  # some ten seconds for a handful of samples
 
 
 def interpolate(
@@ -30,8 +32,8 @@ def interpolate(
     Args:
         model: any module in eval mode, f: (n, …) → (n,), (n, 1) or (n, C); float64 to reach 1e-20.
         inputs, targets: (n, …) and (n,) or (n, C).
-        tolerance: mean loss to reach.
-        max_steps: tries, failed ones counted, before giving up.
+        tolerance: mean loss to reach, ≥ 0.
+        max_steps: tries, failed ones counted, before giving up; at most 10,000.
 
     Returns:
         The mean loss reached.
@@ -42,8 +44,11 @@ def interpolate(
 
     Source: Marquardt (1963); the damping schedule is the textbook's.
     """
-    require_count("max_steps", max_steps, 1)
+    tolerance = require_nonnegative("tolerance", tolerance)
+    max_steps = require_count("max_steps", max_steps, 1, LARGEST_TRIES)
     tokens, classes = RowSource.of(per_sample(model, inputs), inputs).shape
+    if tokens > 1:
+        raise ValueError(f"model must give one row of outputs a sample of inputs, got {tokens}")
     require_targets("squared", targets, len(inputs), tokens, classes)
     trainable = [p for p in model.parameters() if p.requires_grad]
     weights = parameters_to_vector(trainable).detach()
@@ -56,7 +61,8 @@ def interpolate(
         jacobian = loss_jacobian(model, inputs, targets, "squared").flatten(0, 1).to(weights)
         gram = jacobian @ jacobian.T
         gram.diagonal().add_(mu * gram.diagonal().mean())
-        step = jacobian.T @ torch.linalg.solve(gram, residual)
+        # A singular matrix gives numbers of no use: as any that do not lower the loss.
+        step = jacobian.T @ torch.linalg.solve_ex(gram, residual).result
         vector_to_parameters(weights - step, trainable)
         trial = _residual(model, inputs, targets)
         if _half_square(trial, len(inputs)) < loss:

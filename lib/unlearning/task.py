@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +14,20 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from lib.checks import require_above, require_count, require_mask
+from lib.checks import (
+    describe,
+    holds_numbers,
+    require_above,
+    require_choice,
+    require_count,
+    require_device,
+    require_mask,
+    require_nonnegative,
+    shown,
+)
 from lib.randomness import stream
 from lib.stability.algorithm import AscentDescent
-from lib.stability.losses import loss_of
+from lib.stability.losses import LOSSES, require_targets
 from lib.stability.modules import Chosen, Forward, count, mapped, part, per_sample, samples
 from lib.unlearning.network_run import NetworkPath, run_network
 from lib.unlearning.tangent import TangentModel
@@ -81,10 +92,12 @@ class Task:
         Raises:
             ValueError: naming the argument.
         """
-        loss_of(loss)
+        require_choice("loss", loss, LOSSES)
+        require_device(device)
         (x, y), (held_x, held_y) = _pair("dataset", dataset), _pair("holdout", holdout)
         mask = require_mask(forget, count(x)).cpu()
-        net = per_sample(model, x, forward=forward, parameters=parameters, device=device)
+        with _about("dataset"):
+            net = per_sample(model, x, forward=forward, parameters=parameters, device=device)
         shape = net.at(net.trained, net.moved(part(x, slice(1)))).shape[1:]
         if shape[0] > 1:
             raise ValueError(
@@ -92,9 +105,12 @@ class Task:
                 f"token, whose kernel has (samples·{shape.numel()})² entries: pass forward= that "
                 f"gives (n, C), such as the logits of one token or of a class head"
             )
+        for name, labels in (("dataset", y), ("holdout", held_y)):
+            with _about(name):
+                require_targets(loss, labels, len(labels), 1, shape[-1])
         names = tuple(name.removeprefix("model.") for name in net.trained)
-        together = _stacked(x, held_x)
-        return cls(together, torch.cat([y, held_y]), mask, loss, forward, names, device)
+        targets = _stacked(y, held_y)
+        return cls(_stacked(x, held_x), targets, mask, loss, forward, names, device)
 
     def data(self) -> Data:
         """Counts and a hash, to know the same samples again."""
@@ -225,8 +241,9 @@ class Task:
         """
         if isinstance(target, nn.Module):
             other = copy.deepcopy(target).eval().requires_grad_(True)
-            found = replace(self, names=None).state(other).forget_loss
-            return float(found[0, 0])
+            with _about("target"):
+                found = replace(self, names=None).state(other).forget_loss
+            return require_nonnegative("target, as a model, forget loss", float(found[0, 0]))
         if isinstance(target, str):
             if target != "holdout":
                 raise ValueError(
@@ -234,8 +251,7 @@ class Task:
                 )
             self._require_random()
             return float(start.watched_loss[0, 0])
-        require_above("target", target, 0)
-        return float(target)
+        return require_above("target", target, 0)
 
     def _require_random(self) -> None:
         """ValueError if a class's forgotten share shows that the forget set is no random draw."""
@@ -260,30 +276,68 @@ class Task:
                 )
 
 
+@contextmanager
+def _about(name: str) -> Iterator[None]:
+    """A ValueError inside says which of `plan`'s arguments it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 def _pair(name: str, data: Any) -> tuple[Any, Tensor]:
-    """Inputs and targets as tensors of one length."""
+    """Inputs and targets as tensors of one length, all of them finite."""
     is_pair = isinstance(data, tuple | list) and len(data) == 2
-    if is_pair:
-        x, y = data
-    elif isinstance(data, Mapping) and "labels" in data:
-        x, y = {k: v for k, v in data.items() if k != "labels"}, data["labels"]
-    else:
-        x, y = samples(data, None)
-    if y is None:
-        raise ValueError(f"{name} must be (inputs, targets), or a Dataset of such pairs, got no y")
-    if not isinstance(x, Tensor | Mapping | tuple | list):
-        x = torch.from_numpy(np.asarray(x))
-    if not isinstance(y, Tensor):
-        y = torch.from_numpy(np.asarray(y))
-    if count(x) != len(y):
-        raise ValueError(f"{name} must hold a target a sample, got {count(x)} and {len(y)}")
-    return mapped(lambda t: t.detach(), x), y.detach().cpu()
+    with _about(name):
+        if is_pair:
+            x, y = data
+        elif isinstance(data, Mapping) and "labels" in data:
+            x, y = {k: v for k, v in data.items() if k != "labels"}, data["labels"]
+        else:
+            x, y = samples(data, None)
+        if y is None:
+            raise ValueError("must be (inputs, targets) or a Dataset of such pairs, got no targets")
+        x = mapped(_finite, x if isinstance(x, Tensor | Mapping | tuple | list) else _tensor(x))
+        y = _finite(_tensor(y)).cpu()
+        if y.ndim == 0 or count(x) != len(y):
+            raise ValueError(f"must hold a target a sample, got {count(x)} and {describe(y)}")
+    return x, y
+
+
+def _tensor(values: Any) -> Tensor:
+    """An array or anything that NumPy makes one of, as a tensor; ValueError for no numbers."""
+    try:
+        return values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"must hold numbers, got {shown(values)}") from error
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """The tensor without its graph; ValueError unless it is dense and holds finite real numbers."""
+    if tensor.is_complex() or not holds_numbers(tensor) or not bool(tensor.isfinite().all()):
+        raise ValueError(f"must hold finite real numbers in dense tensors, got {describe(tensor)}")
+    return tensor.detach()
 
 
 def _stacked(first: Any, second: Any) -> Any:
-    """Samples of two tensors, dicts or tuples of tensors, one after the other."""
-    if isinstance(first, Tensor):
-        return torch.cat([first, second.to(first.device)])
-    if isinstance(first, Mapping):
-        return {key: _stacked(value, second[key]) for key, value in first.items()}
-    return tuple(_stacked(a, b) for a, b in zip(first, second, strict=True))
+    """Samples of two tensors, dicts or tuples of tensors, one after the other.
+
+    Raises:
+        ValueError: naming holdout, whose samples are not like the dataset's.
+    """
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        alike = first.is_floating_point() == second.is_floating_point()
+        if alike and first.shape[1:] == second.shape[1:]:
+            return torch.cat([first, second.to(first)])
+    elif isinstance(first, Mapping) and isinstance(second, Mapping):
+        if first.keys() == second.keys():
+            return {key: _stacked(value, second[key]) for key, value in first.items()}
+    elif isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):
+        return tuple(_stacked(a, b) for a, b in zip(first, second, strict=True))
+    raise ValueError(
+        f"holdout must hold samples like the dataset's, {_said(first)}, got {_said(second)}"
+    )
+
+
+def _said(x: Any) -> str:
+    return describe(x) if isinstance(x, Tensor) else f"a {type(x).__name__} of {len(x)}"

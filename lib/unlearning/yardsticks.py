@@ -8,14 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checks import require_count, require_finite, require_share
+from lib.checks import require_count, require_finite, require_kind, require_room, require_share
 from lib.randomness import seed_sequence
+from lib.stability.losses import require_targets
 
 BINS, CLIP, EMPTY = 20, 100.0, 1e-5
 
 
 class Accuracies(NamedTuple):
-    """Accuracies of one model on the forget, retain and test set, each in [0, 1]."""
+    """Accuracies of one model on the forget, retain and test set, each in [0, 1].
+
+    A bare tuple, which holds what it is given; `tug_of_war` checks it.
+    """
 
     forget: float
     retain: float
@@ -30,23 +34,36 @@ def tug_of_war(unlearned: Accuracies, retrained: Accuracies) -> float:
 
     Raises:
         ValueError: naming the accuracy that is not in [0, 1].
+        TypeError: naming the argument that is no `Accuracies`.
 
     Source: Zhao et al. (NeurIPS 2024), eq. 1; their α is 1 − ours.
     """
+    require_kind("unlearned", unlearned, Accuracies)
+    require_kind("retrained", retrained, Accuracies)
     score = 1.0
-    for name in Accuracies._fields:
-        pair = [getattr(model, name) for model in (unlearned, retrained)]
-        for which, accuracy in zip(("unlearned", "retrained"), pair, strict=True):
-            require_share(f"{which}.{name}", accuracy)
+    for name, first, second in zip(Accuracies._fields, unlearned, retrained, strict=True):
+        pair = require_share(f"unlearned.{name}", first), require_share(f"retrained.{name}", second)
         score *= 1 - abs(pair[0] - pair[1])
-    return float(score)
+    return score
 
 
 def margins(outputs: Tensor, targets: Tensor) -> Tensor:
-    """z_y − log Σ_{c≠y} e^{z_c} of logits (…, samples, C) and classes (samples,); (…, samples)."""
-    index = targets.expand(outputs.shape[:-1])[..., None]
+    """z_y − log Σ_{c≠y} e^{z_c} of logits (…, samples, C) and classes (samples,); (…, samples).
+
+    Raises:
+        ValueError: naming the argument, for logits that are not finite, fewer than two of them a
+            sample, or classes outside [0, C).
+    """
+    require_kind("outputs", outputs, Tensor)
+    require_finite("outputs", outputs, *["models"] * (outputs.ndim - 2), "samples", "C")
+    samples, classes = outputs.shape[-2:]
+    require_count("outputs' number of classes", classes, 2)
+    targets = require_targets("cross_entropy", targets, samples, 1, classes).long()
+    index = targets.to(outputs.device).expand(outputs.shape[:-1])[..., None]
     own = outputs.gather(-1, index)[..., 0]
-    return own - outputs.scatter(-1, index, -torch.inf).logsumexp(-1)
+    found = own - outputs.scatter(-1, index, -torch.inf).logsumexp(-1)
+    require_finite("outputs' margins", found, *found.shape)  # a difference may overflow
+    return found
 
 
 def klom(unlearned_margins: Tensor, retrained_margins: Tensor) -> Tensor:
@@ -97,14 +114,14 @@ def klom_floor(models: int, *, repeats: int = 1000, seed: int = 0) -> tuple[floa
 
     Args:
         models: number N in either set, ≥ 2.
-        repeats: pairs of sets that are drawn.
+        repeats: pairs of sets that are drawn; N·repeats at most 2²⁴.
         seed: of the draws.
 
     Raises:
         ValueError: naming the argument.
     """
-    require_count("models", models, 2)
-    require_count("repeats", repeats, 1)
+    models, repeats = require_count("models", models, 2), require_count("repeats", repeats, 1)
+    require_room("models and repeats", 2, 4, models, repeats)  # what is made of each set
     generator = np.random.default_rng(seed_sequence("KLoM floor", seed))
     pair = torch.from_numpy(generator.standard_normal((2, models, repeats)))
     found = klom(*pair).numpy()

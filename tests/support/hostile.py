@@ -28,6 +28,8 @@ BUILT = {name for _, name, _ in VALID_CALLS}  # classes among them are made by h
 # Where a sequence's member is named, or another argument of which each needs as many.
 ALSO = {"seeds": {"seed"}, "batches": {"batch"}, "sigmas": {"sigma"}, "crossings": {"dims"}}
 ALSO |= {"factors": {"forget"}, "signal_norms": {"errors"}, "setting": {"dims"}}
+ALSO |= {"unlearned_margins": {"retrained_margins"}, "outputs": {"targets"}}
+ALSO |= {"inputs": {"targets", "forget", "trained"}}
 
 
 class TooLong(Exception):
@@ -114,6 +116,11 @@ def damaged(value, damage):
         return None
 
 
+def like(value, parts):
+    """A list, tuple or named tuple of these parts."""
+    return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
+
+
 def hostile(value):
     """A strategy for what to put in the place of an argument: a function that makes it."""
     ways = [ANYTHING.map(lambda wrong: lambda: wrong)]
@@ -125,12 +132,12 @@ def hostile(value):
         ways.append(
             parts.map(
                 lambda part: (
-                    lambda: type(value)([*value[: part[0]], part[1](), *value[part[0] + 1 :]])
+                    lambda: like(value, [*value[: part[0]], part[1](), *value[part[0] + 1 :]])
                 )
             )
         )
         ways.append(st.sampled_from([lambda: value[:1], lambda: value * 2, lambda: value[::-1]]))
-    if type(value).__name__ in BUILT:
+    if dataclasses.is_dataclass(value) and type(value).__name__ in BUILT:
         fields = st.sampled_from([f.name for f in dataclasses.fields(value) if f.init])
         ways.append(
             fields.flatmap(lambda f: hostile(getattr(value, f)).map(lambda make: (f, make))).map(
