@@ -153,7 +153,8 @@ def compare(name: str, forget_set: ForgetSet, seed: int) -> pd.DataFrame:
     forget_loss, reached, retain_accuracy, holdout_accuracy, test_accuracy; runs, of the network;
     found, of these at the target above the floor; seconds, whole; retain_gap and test_gap, the
     plan's accuracy minus the method's, paired, with their standard errors *_error; verdict,
-    steps_low, steps_high, trusted, edge_used, speed: the plan's; target, floor, tested (samples);
+    printed (ten lines), steps_low, steps_high, trusted, edge_used, speed: the plan's, empty or NaN
+    elsewhere; target, floor, tested (samples);
     start_accuracy, of the retain set; held_loss, of the network on held-out samples; retrained, and
     retrained_error: mean forget loss of networks trained without the forget set, and its standard
     error, of retrainings networks.
@@ -178,7 +179,7 @@ def compare(name: str, forget_set: ForgetSet, seed: int) -> pd.DataFrame:
                 done[setting] = case.run(*setting)
         best, counted = _best([done[setting] for setting in settings], floor)
         rows.append({"method": method, **best.row, **counted, **_gaps(planned, best)})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).fillna({"verdict": "", "printed": ""})
     table["family"], table["forget_set"], table["seed"] = name, forget_set, seed
     table["target"], table["floor"], table["held_loss"] = case.problem.target, floor, held_loss
     table["start_accuracy"], table["tested"] = before["retain_accuracy"], len(case.tested[1])
@@ -215,7 +216,7 @@ def _planned(case: Case) -> tuple[Ended, float, float]:
         row |= {"steps_low": chosen.steps[0], "steps_high": chosen.steps[2]}
         row |= {"runs": found.real_runs + 1, "edge_used": found.retain_edge.used}
     row |= {"seconds": time.process_time() - begin, "verdict": found.verdict.partition(":")[0]}
-    row |= {"trusted": float(found.validity.trusted), "speed": found.speed}
+    row |= {"trusted": float(found.validity.trusted), "speed": found.speed, "printed": str(found)}
     ended = case.judged(model, steps)
     held_loss = float(found.start.watched_loss[0, 0])
     row["found"] = int(ended.row["reached"])

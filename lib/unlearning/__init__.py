@@ -5,8 +5,8 @@ The tangent model (`tangent`: the network linearised, the loss exact; `calibrati
 growth against the exact theory from where `interpolation` trains a model to; `methods` are the
 field's, run on a `population` of networks at once, and `yardsticks` say how far from a retrained
 model an unlearned one is; `images` holds real data. `planning` puts these together: a learning rate
-and a stopping rule for any model before it is touched (`task`, `search`, `choice`, `report`;
-`command` from a shell).
+and a stopping rule for any model before it is touched (`task`, `search`, `choice`, `report`,
+`saved`; `command` from a shell).
 """
 
 from lib.unlearning.ascent_descent import Growth, ModuleRuns, measure_growth, unlearn
@@ -29,6 +29,7 @@ from lib.unlearning.network_run import NetworkPath, run_network
 from lib.unlearning.paths import LossPath
 from lib.unlearning.planning import Outcome, Plan, plan
 from lib.unlearning.population import Population, Schedule, train
+from lib.unlearning.saved import load_plan
 from lib.unlearning.tangent import TangentModel, TangentPath, follow, follow_weights
 from lib.unlearning.validity import Validity, validate
 from lib.unlearning.yardsticks import (
@@ -75,6 +76,7 @@ __all__ = [
     "interpolate",
     "klom",
     "klom_floor",
+    "load_plan",
     "margins",
     "measure_growth",
     "membership_score",

@@ -31,7 +31,7 @@ from lib.unlearning.choice import OVERSHOOT, least_bad, limit, step_range
 from lib.unlearning.network_run import NetworkPath
 from lib.unlearning.paths import LARGEST_STEPS, LossPath
 from lib.unlearning.search import SHARES, Search
-from lib.unlearning.task import Task
+from lib.unlearning.task import Data, Task
 from lib.unlearning.validity import RANGE, Validity, validate
 
 # Allowed retain loss over the largest that is predicted on the way: the guard is for collapse.
@@ -110,7 +110,9 @@ class Plan:
         start: the model's losses and accuracies before, over all samples (one row).
         steps: budget of a run.
         notes: what else the reader should know.
-        task, monitored: all samples, and the indices of those that the plan worked on.
+        data: how many samples there are, and a hash to know them by.
+        task, monitored: all samples (None in a plan that was loaded without them), and the indices
+            of those that the plan worked on.
         guard: retain loss beyond which `stop_when` gives up: five times the largest predicted or
             measured on the way, or, if larger, the largest of any setting that is predicted to keep
             the floor; ∞ without a recommendation.
@@ -135,7 +137,8 @@ class Plan:
     start: LossPath
     steps: int
     notes: tuple[str, ...]
-    task: Task
+    data: Data
+    task: Task | None
     monitored: Tensor
     guard: float = math.inf
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -163,10 +166,11 @@ class Plan:
             seed: of the batches.
 
         Raises:
-            RuntimeError: there is no recommendation.
+            RuntimeError: there is no recommendation, or there are no samples.
         """
+        task = self._task()
         if self.verdict == NOTHING:
-            return _outcome(self.task.state(model), 0, True)
+            return _outcome(task.state(model), 0, True)
         if self.recommended is None:
             raise RuntimeError(f"the plan recommends no run: {self.verdict}")
         most = max(self.steps, 2 * self.recommended.steps[2])
@@ -175,7 +179,7 @@ class Plan:
         share, weights = 1.0, path.weights
         if taken and not end <= OVERSHOOT * self.target:
             share, weights = self._shortened(model, seed, taken, weights)
-        self.task.write(model, weights)
+        task.write(model, weights)
         reached = not end < self.target
         if not reached:
             warnings.warn(
@@ -183,12 +187,12 @@ class Plan:
                 f"retain loss {float(path.retain_loss[-1, 0]):.3g}, guard {self.guard:.3g}",
                 stacklevel=2,
             )
-        return _outcome(self.task.state(model), taken, reached, share)
+        return _outcome(task.state(model), taken, reached, share)
 
     def _follow_rule(self, model: nn.Module, seed: int, steps: int) -> NetworkPath:
         """The recommended run until the rule stops it or `steps` are over."""
         assert self.recommended is not None
-        return self.task.run(
+        return self._task().run(
             model,
             self.recommended.algorithm,
             self.recommended.learning_rate,
@@ -203,13 +207,24 @@ class Plan:
     ) -> tuple[float, Tensor]:
         """The share of the last step that ends at the target, by bisection, and the weights."""
         before = self._follow_rule(model, seed, taken - 1).weights
-        trial, low, high = copy.deepcopy(model), 0.0, 1.0
+        trial, low, high, task = copy.deepcopy(model), 0.0, 1.0, self._task()
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            self.task.write(trial, before + middle * (after - before))
-            loss = float(self.task.state(trial, self.monitored).forget_loss[0, 0])
+            task.write(trial, before + middle * (after - before))
+            loss = float(task.state(trial, self.monitored).forget_loss[0, 0])
             low, high = (middle, high) if loss < self.target else (low, middle)
         return high, before + high * (after - before)
+
+    def _task(self) -> Task:
+        if self.task is None:
+            raise RuntimeError("the plan was loaded without samples: hand them to load_plan")
+        return self.task
+
+    def save(self, path: str | Path) -> Path:
+        """Write all but the samples as JSON, for `load_plan`; its path."""
+        from lib.unlearning.saved import write  # which makes plans
+
+        return write(self, path)
 
     def to_html(self, path: str | Path) -> Path:
         """Write a report as one file that needs no network; its path."""
@@ -325,7 +340,9 @@ def plan(
             f"{int(small.forget.sum())} of {int(whole.forget.sum())} to forget"
         )
     floor = retain_floor * float(start.retain_accuracy[0, 0])
-    found = Plan(wanted, None, NOTHING, floor, start, steps, tuple(notes), whole, monitored)
+    found = Plan(
+        wanted, None, NOTHING, floor, start, steps, tuple(notes), whole.data(), whole, monitored
+    )
     if float(start.forget_loss[0, 0]) >= wanted:
         return found
     n_forget = int(small.forget.sum())

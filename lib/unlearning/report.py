@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 # Okabe–Ito; every role has a line style of its own too.
 FORGET, RETAIN, HOLDOUT = "#D55E00", "#0072B2", "#009E73"
 SHOWN = 12  # rows of a table
+LABEL = 14  # characters before the text of a line
 STYLE = """
 :root{color-scheme:light dark;--back:#fff;--text:#1a1a1a;--line:#767676;--soft:#f2f2f2}
 @media(prefers-color-scheme:dark){:root{--back:#16181c;--text:#ececec;--line:#8f959e;--soft:#23262c}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:44rem;padding:1rem;background:var(--back);color:var(--text);
 font:1rem/1.5 system-ui,sans-serif}
-pre,.scroll{overflow-x:auto;background:var(--soft);padding:.75rem;border-radius:.4rem}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.875rem}
+dl,.scroll{overflow-x:auto;background:var(--soft);padding:.75rem;border-radius:.4rem}
+dl{display:grid;grid-template-columns:7rem 1fr;gap:.3rem .6rem;font-size:.9rem}
+dt{font-weight:600}dd{margin:0;overflow-wrap:anywhere}
 figure{margin:1.5rem 0}figure svg{width:100%;height:auto;background:#fff;border-radius:.4rem}
 figcaption{font-size:.9rem}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
@@ -38,11 +40,10 @@ th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid var(--line);w
 def lines(plan: Plan) -> list[str]:
     """The plan in ten lines."""
     start, chosen = plan.start, plan.recommended
-    n, gone = len(plan.task.forget), int(plan.task.forget.sum())
-    held = len(plan.task.targets) - n
+    data = plan.data
     notes = "; ".join(plan.notes) or "planned on all samples"
     head = [
-        f"Plan: forget {gone} of {n} samples, {held} held out; {notes}",
+        f"Plan: forget {data.forgotten} of {data.samples} samples, {data.held} held out; {notes}",
         f"target        forget loss {plan.target:.3g}, now {float(start.forget_loss[0, 0]):.3g}",
         f"retain floor  accuracy {plan.floor:.3f}, now {float(start.retain_accuracy[0, 0]):.3f}",
     ]
@@ -127,7 +128,10 @@ def _row(plan: Plan) -> pd.Series:
 
 def html(plan: Plan) -> str:
     """The report: the ten lines, figures as inline SVG with their alt texts, and tables."""
-    parts = [f"<pre>{escape(chr(10).join(lines(plan)))}</pre>"]
+    head, *rest = lines(plan)
+    pairs = [(line[:LABEL].strip(), line[LABEL:]) for line in rest]
+    rows = "".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>\n" for label, text in pairs)
+    parts = [f"<p>{escape(head)}</p>\n<dl>{rows}</dl>"]
     if len(plan.table):
         parts.append(_map(plan))
     if plan.recommended is not None:
@@ -135,8 +139,10 @@ def html(plan: Plan) -> str:
     if len(plan.samples):
         parts.append(_samples(plan))
     if len(plan.table):
-        order = plan.table.sort_values(["feasible", "retain_accuracy"], ascending=False)
-        parts.append(_table("Settings, feasible ones first", order.head(SHOWN)))
+        reached = plan.table.assign(reached=np.isfinite(plan.table["steps_high"]))
+        order = reached.sort_values(["feasible", "reached", "retain_accuracy"], ascending=False)
+        shown = order.drop(columns="reached").head(SHOWN)
+        parts.append(_table("Settings, feasible ones first", shown))
         top = plan.samples.sort_values("initial_loss", ascending=False)
         parts.append(_table("Samples to forget, largest initial loss first", top.head(SHOWN)))
     title = "Unlearning plan"
@@ -175,6 +181,7 @@ def _map(plan: Plan) -> str:
     if reached.any():
         figure.colorbar(dots, label="retain accuracy at the target")
     axes.set(xscale="log", xlabel="learning rate", ylabel="mixing α")
+    axes.set_yticks(sorted(set(table["mixing"])))
     count = int(table["feasible"].sum())
     text = (
         f"Map of {len(table)} settings by learning rate and mixing: {count} feasible (large dots), "
@@ -206,7 +213,7 @@ def _curves(plan: Plan) -> str:
     upper.axhline(plan.target, color=FORGET, linewidth=1)
     upper.axhline(plan.guard, color=RETAIN, linewidth=1)
     lower.axhline(plan.floor, color=RETAIN, linewidth=1)
-    upper.annotate("target", (0, plan.target), va="bottom", color=FORGET)
+    upper.annotate("target", (0, plan.target), va="top", color=FORGET)
     upper.annotate("retain guard", (0, plan.guard), va="bottom", color=RETAIN)
     lower.annotate("retain floor", (0, plan.floor), va="bottom", color=RETAIN)
     positive = plan.curves[["forget_loss", "retain_loss"]].to_numpy() > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,22 @@ WATCHED = 1000  # held-out samples that a plan follows
 MEMORY = 6 * 2**30  # bytes of a kernel
 FACTOR = 2.0  # by which a class's forgotten share may differ from the overall one
 UNLIKELY = 1e-3  # chance that a random draw is refused for its classes
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is said of samples where they are not kept.
+
+    samples of the dataset, forgotten, those of them to forget, held out; loss; names of the trained
+    parameters; sha256 of all targets and the forget mask.
+    """
+
+    samples: int
+    forgotten: int
+    held: int
+    loss: str
+    names: tuple[str, ...] | None
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +111,14 @@ class Task:
         names = tuple(name.removeprefix("model.") for name in net.trained)
         targets = _stacked(y, held_y)
         return cls(_stacked(x, held_x), targets, mask, loss, forward, names, device)
+
+    def data(self) -> Data:
+        """Counts and a hash, to know the same samples again."""
+        n, digest = len(self.forget), hashlib.sha256()
+        for tensor in (self.targets.double(), self.forget):
+            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+        gone, held = int(self.forget.sum()), len(self.targets) - n
+        return Data(n, gone, held, self.loss, self.names, digest.hexdigest())
 
     def state(self, model: nn.Module, monitored: Tensor | None = None) -> NetworkPath:
         """Losses and accuracies of a model as it is, one row."""

@@ -9,6 +9,7 @@ import torch
 
 from lib.experiments import networks, plan_runs
 from lib.experiments.plan_runs import scores
+from lib.store.tables import parse, serialise
 
 
 def rows(**changes):
@@ -85,7 +86,11 @@ def test_a_case_is_judged_on_what_no_network_saw_and_its_runs_end_at_the_target(
 
 @pytest.mark.usefixtures("tiny")
 def test_a_comparison_has_a_row_a_method_with_paired_differences():
-    table = plan_runs.compare("mlp", "random", 3).set_index("method")
+    table = plan_runs.compare("mlp", "random", 3)
+    text, types = serialise(table)
+    pd.testing.assert_frame_equal(parse(text, types), table, check_dtype=False)
+    table = table.set_index("method")
+    assert len(table.loc["plan", "printed"].splitlines()) == 10
     assert list(table.index) == ["plan", "grid", "default", "random", "log_grid"]
     assert table["runs"].tolist()[1:] == [4, 1, 1, 10]
     others = table.drop(index="plan")

@@ -11,9 +11,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
-from lib.unlearning import plan
+from lib.unlearning import load_plan, plan
 from lib.unlearning.choice import best, limit, step_range
 from lib.unlearning.paths import draw_batches
+from lib.unlearning.report import html
 
 QUICK: dict[str, Any] = {
     "seeds": 2,
@@ -349,3 +350,45 @@ def test_the_stated_range_is_at_most_two_and_a_half_wide(clock):
             seen = pd.Series({"steps_low": low, "steps_high": high, "steps_expected": middle})
             first, expected, last = step_range(seen, clock)
             assert 1 <= first <= expected <= last <= 2.5 * first
+
+
+def test_a_plan_comes_back_from_its_file_to_the_last_bit(planned, model, tmp_path):
+    path = planned.save(tmp_path / "plan.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+    bare = load_plan(path)
+    assert str(bare) == str(planned)
+    for name in ("table", "samples", "curves"):
+        pd.testing.assert_frame_equal(getattr(bare, name), getattr(planned, name), check_exact=True)
+    for name in ("recommended", "retain_edge", "validity", "guard", "target", "notes", "data"):
+        assert getattr(bare, name) == getattr(planned, name)
+    assert bare.verified is not None
+    assert torch.equal(bare.verified.forget_loss, planned.verified.forget_loss)
+    assert html(bare) == html(planned)
+    assert bare.stop_when(0.6, 0.0)
+    assert not bare.stop_when(0.59, planned.guard)
+    with pytest.raises(RuntimeError, match="load_plan"):
+        bare.run(copy.deepcopy(model))
+    one, two = copy.deepcopy(model), copy.deepcopy(model)
+    again = load_plan(path, model, DATASET, FORGET, holdout=HOLDOUT)
+    assert again.run(one, seed=7) == planned.run(two, seed=7)
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
+    with pytest.raises(ValueError, match="must be those that"):
+        load_plan(path, model, DATASET, [0, 1], holdout=HOLDOUT)
+
+
+def test_plans_with_nothing_in_them_come_back(model, tmp_path):
+    found = plan(model, DATASET, FORGET, holdout=HOLDOUT, target=1e-6)
+    assert str(load_plan(found.save(tmp_path / "plan.json"))) == str(found)
+
+
+@pytest.mark.parametrize("place", [0, 0.02, 0.3, 0.9])
+def test_a_damaged_file_is_named(planned, tmp_path, place):
+    path = planned.save(tmp_path / "plan.json")
+    raw = bytearray(path.read_bytes())
+    raw[int(place * len(raw))] ^= 1
+    path.write_bytes(bytes(raw))
+    with pytest.raises(ValueError, match=r"plan\.json is no plan, or damaged"):
+        load_plan(path)
+    path.write_bytes(bytes(raw[: int(place * len(raw))]))
+    with pytest.raises(ValueError, match=r"plan\.json is no plan, or damaged"):
+        load_plan(path)
