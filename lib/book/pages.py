@@ -32,6 +32,7 @@ from lib.store import code as code_version
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 KERNELSPEC = re.compile(r"\A---\n.*?^kernelspec:\n", re.S | re.M)
+READS = re.compile(r"\A---\n(?:(?!---).*\n)*?reads: \[(.*)\]\n")
 PLACEHOLDER = "__OWNER__"
 GITHUB_NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*/[\w-][\w.-]*", re.A)
 INSTALL = re.compile(r"^    (?:%pip install|raise ModuleNotFoundError)\b.*$", re.M)
@@ -96,15 +97,38 @@ def executable_pages() -> list[Path]:
 
 
 def dependencies(page: Path) -> list[Path]:
-    """Files of `lib/` that a page's cells import, directly or through one another."""
-    return code_version.modules_behind([code_version.python_code(page)], root=ROOT)
+    """Files of `lib/` that a page's cells import, directly or through one another.
+
+    And what stands beside such a module under its name: `explorer.js` beside `explorer.py`, say.
+    """
+    modules = code_version.modules_behind([code_version.python_code(page)], root=ROOT)
+    beside = (other for path in modules for other in path.parent.glob(f"{path.stem}*"))
+    return sorted({*modules, *(path for path in beside if path.suffix in (".js", ".html", ".css"))})
 
 
 def stored_results(page: Path) -> list[Path]:
-    """Files below `book/results/` that a page reads: their path there starts with its name."""
-    folder = page.parent / "results"
+    """What a page reads of what others computed.
+
+    Files below `book/results/` whose path there starts with the page's name, or with one that its
+    front matter gives: `reads: [tangent_model]`. `reads: [pages]` are the pairs of all the others.
+    """
+    folder, head = page.parent / "results", READS.match(page.read_text())
+    names = [page.stem, *(head[1].split(", ") if head else [])]
     found = (path for path in sorted(folder.rglob("*.*")) if path.suffix in (".csv", ".json"))
-    return [path for path in found if path.relative_to(folder).parts[0].startswith(page.stem)]
+    results = [path for path in found if path.relative_to(folder).parts[0].startswith((*names,))]
+    return results + ([pair(other) for other in _readable()] if "pages" in names else [])
+
+
+def _reads_pages(page: Path) -> bool:
+    """Whether a page reads the others' pairs, and is written after them."""
+    head = READS.match(page.read_text())
+    return bool(head) and "pages" in head[1].split(", ")
+
+
+def _readable() -> list[Path]:
+    """The pages that do not read pages themselves, and whose pairs have been written."""
+    others = (other for other in executable_pages() if not _reads_pages(other))
+    return [other for other in others if pair(other).exists()]
 
 
 def fingerprint(page: Path) -> str:
@@ -158,7 +182,7 @@ def main() -> None:
     if given.command == "stamp":
         stamp(given.repository)
         return
-    for page in executable_pages():
+    for page in sorted(executable_pages(), key=_reads_pages):
         done = "executed" if write_pair(page) else "unchanged"
         print(f"{page.relative_to(ROOT)}: {done}", flush=True)
 
