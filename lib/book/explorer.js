@@ -25,7 +25,8 @@
     for (const input of inputs) {
       if (input.type === "radio") input.checked = input.value === state.tab;
       else { // what no control can be is not taken over
-        input.value = state[input.name];
+        const known = input.type !== "range" || Number.isFinite(parseFloat(state[input.name]));
+        input.value = known ? state[input.name] : starts[input.name];
         if (!input.value) input.value = starts[input.name];
         state[input.name] = input.value;
       }

@@ -33,7 +33,7 @@ Setting = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Slider:
-    """A control: its name in settings and fragments, its words (HTML), its range and where it starts."""
+    """A control: its name in settings and addresses, its words (HTML), its range and start."""
 
     name: str
     label: str
@@ -72,6 +72,11 @@ SAMPLING = {
 }
 START: Setting = {s.name: s.start for s in SLIDERS} | {"sampling": "bernoulli"}
 NETWORKS = {"mlp": "MLP", "conv": "conv net", "lora": "LoRA", "head": "linear head"}
+
+
+TABS = """<fieldset class="tabs"><legend class="small">What to explore</legend>
+<label><input type="radio" name="tab" value="theory" checked> the theory's model</label>
+<label><input type="radio" name="tab" value="real"> real networks</label></fieldset>"""
 
 
 def family(setting: Setting) -> AxisFamily:
@@ -219,31 +224,6 @@ def _page(given: dict[str, Any], described: dict[str, Any], bokeh: str, static: 
     return page
 
 
-TABS = """<fieldset class="tabs"><legend class="small">What to explore</legend>
-<label><input type="radio" name="tab" value="theory" checked> the theory's model</label>
-<label><input type="radio" name="tab" value="real"> real networks</label></fieldset>"""
-REAL = """<div data-panel="real" hidden>
-<div class="row"><label>network <select name="net">@CHOICES@</select></label></div>
-<div class="sliders">@SLIDERS@</div>
-<p><b>The network</b> reaches its target <span data-out="real"></span>.<br>
-<b>The tangent model</b> says: <span data-out="tangent"></span>.<br>
-<span class="small">Kept means at least <span data-out="floor"></span> % of the retain set right. At
-this step the two disagree on <span data-out="missed"></span> of the 120 settings (crosses).</span></p>
-<div class="panels">
-<div><p class="title">Where the network is at this step</p>
-<div id="explorer-cells_map" role="img" aria-label="Map of learning rate and mixing: which settings have forgotten by this step, and which have lost the retain set; the sentences above say it for the chosen one."></div>
-<ul class="key"><li><span class="cell forgotten"></span>forgotten, rest kept</li>
-<li><span class="cell broken"></span>forgotten, rest lost</li><li><span class="cell"></span>not yet</li></ul></div>
-<div><p class="title">Steps to the target at this mixing</p>
-<div id="explorer-times" role="img" aria-label="Steps to the target against the learning rate at the chosen mixing: real runs as points on the tangent model's line."></div>
-<ul class="key"><li><span class="line square"></span>tangent model</li><li><span class="dot"></span>network</li></ul></div>
-<div><p class="title">One whole path: MLP, a class forgotten, α = 0.3</p>
-<div id="explorer-path" role="img" aria-label="Forget loss against the step in one run: network and tangent model rise together past the target, the frozen curvature stays below."></div>
-<ul class="key"><li><span class="dot"></span>network</li><li><span class="line square"></span>tangent model</li>
-<li><span class="line typical"></span>curvature frozen at the start</li></ul></div>
-</div></div>"""
-
-
 def _real(given: dict[str, Any]) -> str:
     """The tab of the real networks: five mixings, 24 rates and the step, and three seeds."""
     last = len(given["mixings"]) - 1, len(given["shares"]) - 1
@@ -253,11 +233,11 @@ def _real(given: dict[str, Any]) -> str:
         Slider("step", "step", 0, tangent_runs.STEPS, 1, 30),
         Slider("seed", "model (seed)", 0, 2, 1, 0),
     )
-    words = {"random": "samples at random", "class": "most of one class"}
+    words = {"class": "most of one class", "random": "samples at random"}
     choices = "".join(
         f'<option value="{family}_{chosen}">{NETWORKS[family]}, {words[chosen]}</option>'
         for family in tangent_model.FAMILIES
-        for chosen in tangent_model.SETS
+        for chosen in words
     )
-    shown = REAL.replace("@CHOICES@", choices)
-    return shown.replace("@SLIDERS@", "".join(slider.to_html() for slider in sliders))
+    page = (HERE / "explorer_real.html").read_text().replace("@CHOICES@", choices)
+    return page.replace("@SLIDERS@", "".join(slider.to_html() for slider in sliders))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from bokeh.embed import json_item
@@ -12,6 +14,7 @@ from bokeh.resources import Resources
 from lib.book.figures import FORGET, MEAN_ONLY, SAMPLE, TYPICAL
 
 HEIGHT = 330
+ID = re.compile(r'"p\d+"')
 
 
 def script() -> str:
@@ -30,11 +33,11 @@ def described(networks: dict[str, Any]) -> dict[str, Any]:
         drawn |= {
             "cells_map": _cells(networks), "times": _times(), "path": _path(networks["path"])
         }  # fmt: skip
-    return {name: _plain(json_item(one, f"explorer-{name}")) for name, one in drawn.items()}
-
-
-def _plain(item: Any) -> Any:
-    return {key: value for key, value in item.items() if key != "target_id"}
+    items = {name: json_item(one, f"explorer-{name}") for name, one in drawn.items()}
+    text = json.dumps({name: {**item, "target_id": None} for name, item in items.items()})
+    # bokeh counts its models over the whole process; here they count from 1.
+    found = {name: f'"p{k}"' for k, name in enumerate(dict.fromkeys(ID.findall(text)), 1)}
+    return json.loads(ID.sub(lambda match: found[match[0]], text))
 
 
 def _figure(name: str, x: str, y: str, **options: Any) -> Any:

@@ -6,7 +6,7 @@ role also has a line style or marker of its own, so no figure depends on colour 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -322,4 +322,27 @@ def step_maps(
         axes.set_title(title)
         axes.label_outer()
         figure.colorbar(mesh, ax=axes, label=f"steps to {event}")
+    return figure
+
+
+def claims_by_page(claims: Sequence[Any], verdicts: Mapping[str, str]) -> Figure:
+    """Stacked bars of claims a page, by verdict.
+
+    Args:
+        claims: entries of `lib.book.register`, with a title and a verdict each.
+        verdicts: the words for each verdict, in the order of the stack.
+    """
+    titles = list(dict.fromkeys(entry.title for entry in claims))
+    figure, axes = plt.subplots(figsize=(7, 0.42 * len(titles) + 1.2))
+    left = np.zeros(len(titles))
+    colours, hatches = (THEORY, "#9ad0bf", FORGET), ("", "", "//")
+    for (verdict, words), colour, hatch in zip(verdicts.items(), colours, hatches, strict=True):
+        several = [entry.title for entry in claims if entry.verdict == verdict]
+        counts = np.array([several.count(title) for title in titles])
+        axes.barh(titles, counts, left=left, label=words, color=colour, hatch=hatch, ec="white")
+        left += counts
+    axes.invert_yaxis()
+    axes.set(xlabel="claims")
+    axes.set_yticks(range(len(titles)), [title.split(":")[0] for title in titles], fontsize=9)
+    axes.legend(loc="lower right", fontsize=9)
     return figure
