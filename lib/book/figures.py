@@ -325,6 +325,30 @@ def step_maps(
     return figure
 
 
+def escape_steps(coherence: np.ndarray, own: pd.DataFrame, common: pd.DataFrame) -> Figure:
+    """Steps to a thousandfold growth against coherence: predicted lines, sampled points and ranges.
+
+    Args:
+        coherence: χ of each data set.
+        own, common: at each model's own learning rate and at one for all; columns predicted,
+            measured, low and high.
+    """
+    figure, axes = plt.subplots()
+    lines = (
+        (own, "-", "o", "each model's own learning rate"),
+        (common, "--", "s", "one common learning rate"),
+    )
+    for steps, style, marker, label in lines:
+        axes.semilogy(coherence, steps.predicted, style, color=THEORY, label=f"predicted, {label}")
+        axes.vlines(coherence, steps.low, steps.high, color=SAMPLE, linewidth=7, alpha=0.7)
+        axes.plot(coherence, steps.measured, marker, color=SAMPLE, label="sampled runs")
+    axes.set_xlabel("coherence χ between retain and forget set")
+    axes.set_ylabel("steps until ‖δ‖² has grown 10³-fold")
+    axes.set_ylim(top=20 * max(own.measured.max(), common.measured.max()))
+    axes.legend(loc="upper left", fontsize=10)
+    return figure
+
+
 def claims_by_page(claims: Sequence[Any], verdicts: Mapping[str, str]) -> Figure:
     """Stacked bars of claims a page, by verdict.
 

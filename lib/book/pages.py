@@ -110,13 +110,16 @@ def stored_results(page: Path) -> list[Path]:
     """What a page reads of what others computed.
 
     Files below `book/results/` whose path there starts with the page's name, or with one that its
-    front matter gives: `reads: [tangent_model]`. `reads: [pages]` are the pairs of all the others.
+    front matter gives: `reads: [tangent_model]`. `reads: [pages]` are the pairs of all others, and
+    `reads: [sources]` all pages' Markdown with the table of contents.
     """
     folder, head = page.parent / "results", READS.match(page.read_text())
     names = [page.stem, *(head[1].split(", ") if head else [])]
     found = (path for path in sorted(folder.rglob("*.*")) if path.suffix in (".csv", ".json"))
     results = [path for path in found if path.relative_to(folder).parts[0].startswith((*names,))]
-    return results + ([pair(other) for other in _readable()] if "pages" in names else [])
+    results += [pair(other) for other in _readable()] if "pages" in names else []
+    sources = [ROOT / "_toc.yml", *sorted(BOOK.glob("*.md"))] if "sources" in names else []
+    return results + [path for path in sources if path != page]
 
 
 def _reads_pages(page: Path) -> bool:

@@ -133,6 +133,7 @@ OBJECTIONS = {
 SETTINGS = {
     "benign_overfitting": ("100 × 100 cells", "with probability 0.1", "at rate 0.1", "at most 0.2"),
     "changelog": ("2×2",),
+    "claims": ("20 % more or less",),
     "heat_maps": ("0.95 of the retain edge", "21 × 21 cells"),
     "hessian_tests": ("prediction 20 % off", "at 0.8 and at 1.2 times", "grown 1000-fold"),
     "intro": ("CC BY 4.0",),
@@ -155,7 +156,7 @@ NO_PROSE = [
         r"```.*?```",
         r"\$\$.*?\$\$|\\begin\{.*?\\end\{\w+\*?\}",
         r"(?<!\\)\$.+?(?<!\\)\$",
-        r"(?:\{[\w:]+\})?`[^`]*`|(?<=\])\([^)]*\)",
+        r"(?:\{[\w:]+\})?`[^`]*`|(?<=\])\([^)]*\)|arXiv [\d.]+\d",
     )
 ]
 
@@ -191,6 +192,8 @@ class Entry:
 def entries(book: Path) -> list[Entry]:
     """The claims of all notebooks in a folder but those on claims themselves, page by page.
 
+    None where a page stands alone, as in Colab.
+
     Raises:
         ValueError: words above that no claim says, or more than one; an insensitive claim.
     """
@@ -200,6 +203,8 @@ def entries(book: Path) -> list[Entry]:
         if path.stem not in ("claims", "performance")
         for entry in _entries_of(path)
     ]
+    if not found:
+        return []
     for entry in found:
         if entry.is_claim and not entry.is_sensitive:
             raise ValueError(f"{entry.page}: no number breaks the claim {entry.record.sentence!r}")
@@ -247,12 +252,16 @@ def _slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
+def prose_of(text: str) -> str:
+    """A page's words without its code, formulas, roles and addresses, on one line."""
+    for pattern in NO_PROSE:
+        text = pattern.sub(" ", text)
+    return " ".join(text.split())
+
+
 def loose_numbers(page: Path) -> list[str]:
     """Decimals, percentages and factors in a page's prose that are neither claim nor setting."""
-    prose = page.read_text()
-    for pattern in NO_PROSE:
-        prose = pattern.sub(" ", prose)
-    prose = " ".join(prose.split())
+    prose = prose_of(page.read_text())
     for words in SETTINGS.get(page.stem, ()):
         if words not in prose:
             raise ValueError(f"{page.name} must have the words {words!r}, which are let through")
@@ -280,7 +289,8 @@ def _item(entry: Entry, title: bool) -> str:
     whole = " ".join(" ".join(part.split()) for part in parts if not part.lstrip().startswith("|"))
     text = _beginning(whole)
     place = entry.title if title else "there" if entry.target else "page"
-    link = f"[{place}]({entry.page}.md#{entry.target})"
+    named = entry.target.startswith("fig-")  # a name known on every page
+    link = f"[{place}]({'' if named else entry.page + '.md'}#{entry.target})"
     verdict = VERDICTS[entry.verdict] if entry.is_claim else "shown"
     return f"- {text}\n  *{verdict}*, {link}{_numbers(entry.record)}"
 
@@ -318,8 +328,8 @@ def cost(book: Path, page: str) -> str:
 
 
 def pages_in(book: Path) -> list[Path]:
-    """The Markdown files of a folder's pages; none where only notebooks are, as in Colab."""
-    return sorted(path for path in book.glob("*.md") if path.stem != "changelog")
+    """The Markdown files of a folder's pages; none where a page stands alone, as in Colab."""
+    return sorted(book.glob("*.md"))
 
 
 def answers(found: list[Entry], sentence: str, keys: Iterable[tuple[str, str]]) -> str:
