@@ -40,7 +40,7 @@ sweep: .venv/.installed
 	$(BIN)/python -m lib.book.stored
 
 benchmark: .venv/.installed
-	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m lib.book.benchmarks
 
 clean:
 	rm -rf _build

@@ -13,7 +13,7 @@ from bokeh.resources import Resources
 
 from lib.book.figures import FORGET, MEAN_ONLY, SAMPLE, TYPICAL
 
-HEIGHT = 330
+HEIGHT = 300
 ID = re.compile(r'"p\d+"')
 
 

@@ -370,3 +370,17 @@ def claims_by_page(claims: Sequence[Any], verdicts: Mapping[str, str]) -> Figure
     axes.set_yticks(range(len(titles)), [title.split(":")[0] for title in titles], fontsize=9)
     axes.legend(loc="lower right", fontsize=9)
     return figure
+
+
+def faults_by_kind(table: pd.DataFrame) -> Figure:
+    """Bars of faults a kind, and on them what was lost, doubled or wrong; columns as stored."""
+    figure, axes = plt.subplots(figsize=(7, 2.6))
+    axes.barh(table["kind"], table["faults"], color=SAMPLE, label="faults met")
+    bad = table[["lost", "doubled", "wrong"]].sum(axis=1)
+    axes.barh(table["kind"], bad, color=FORGET, label="points lost, doubled or wrong")
+    for place, (count, wrong) in enumerate(zip(table["faults"], bad, strict=True)):
+        axes.annotate(f" {count}, {wrong} bad", (count, place), va="center", fontsize=10)
+    axes.invert_yaxis()
+    axes.set(xlabel="sweeps with a fault", xlim=(0, 1.25 * table["faults"].max()))
+    axes.legend(loc="lower right", fontsize=10)
+    return figure

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import html
 import logging
 import os
 import re
+import textwrap
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 import jupytext
 import nbclient
 import nbformat
+from docutils import nodes
 from jupyter_cache import get_cache
 from myst_nb.core.execute import create_client
 from myst_nb.core.read import create_nb_reader
@@ -198,6 +201,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-get-outdated", _failed_pages)
     app.connect("env-before-read-docs", _execute_ahead)
     app.connect("build-finished", _forget_warnings)
+    app.connect("html-page-context", _describe)
     app.connect("autodoc-process-docstring", _escape_docstring, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -207,6 +211,20 @@ def _set_address(app: Sphinx, config: Any) -> None:
         config.html_theme_options["launch_buttons"] = {}
     else:
         config.html_theme_options["repository_url"] = repository_url()
+
+
+def _describe(app: Sphinx, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """A page's first paragraph is its description, for search engines and previews."""
+    if tree is None:
+        return
+    # sphinxcontrib-bibtex's list has children that are no items: to a screen reader it is none.
+    context["body"] = context["body"].replace('<div role="list" class="citation-list">', "<div>")
+    for paragraph in tree.findall(nodes.paragraph):
+        text = " ".join(paragraph.astext().split())
+        if len(text) > 40:
+            content = html.escape(textwrap.shorten(text, 200, placeholder=" …"))
+            context["metatags"] += f'\n<meta name="description" content="{content}" />'
+            return
 
 
 def _escape_docstring(app: Sphinx, what: str, name: str, of: Any, _: Any, lines: list[str]) -> None:
