@@ -200,7 +200,7 @@ def entries(book: Path) -> list[Entry]:
     found = [
         entry
         for path in sorted(book.glob("*.ipynb"))
-        if path.stem not in ("claims", "performance")
+        if path.stem != "claims"
         for entry in _entries_of(path)
     ]
     if not found:
