@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,20 +198,26 @@ def explorer(*, small: bool = False) -> HTML:
     except ImportError:
         return HTML(f"{static}<p>To move it: pip install bokeh, and run this cell again.</p>")
     given = {} if small else networks()
-    return HTML(_page(given, explorer_figures.described(given), explorer_figures.script(), static))
+    shown = SLIDERS[:FIRST] if small else SLIDERS
+    described = explorer_figures.described(given)
+    return HTML(_page(given, shown, described, explorer_figures.script(), static))
 
 
-def _page(given: dict[str, Any], described: dict[str, Any], bokeh: str, static: str) -> str:
-    small = not given
-    sliders = SLIDERS[:FIRST] if small else SLIDERS
+def _page(
+    given: dict[str, Any],
+    sliders: Sequence[Slider],
+    described: dict[str, Any],
+    bokeh: str,
+    static: str,
+) -> str:
     hidden = "".join(slider.to_html() for slider in SLIDERS if slider not in sliders)
     parts = {
         "STYLE": (HERE / "explorer.css").read_text(),
         "SLIDERS": "".join(slider.to_html() for slider in sliders),
         "HIDDEN": f"<div hidden>{hidden}</div>" if hidden else "",
         "SAMPLING": "".join(f'<option value="{k}">{v}</option>' for k, v in SAMPLING.items()),
-        "TABS": "" if small else TABS,
-        "REAL": "" if small else _real(given),
+        "TABS": TABS if given else "",
+        "REAL": _real(given) if given else "",
         "STATIC": static,
         "DATA": json.dumps({"figures": described, "networks": given}).replace("</", "<\\/"),
         "BOKEH": bokeh,

@@ -1,5 +1,6 @@
 """What the claims of the stored notebooks rest on, read from their records; no page is executed."""
 
+import itertools
 import re
 
 import nbformat
@@ -143,7 +144,7 @@ def test_captions_are_short(page):
     """The first paragraph is the figure's caption; what is more stands below it."""
     for cell in source_of(page).cells:
         outputs = cell.get("outputs", [])
-        for picture, words in zip(outputs, outputs[1:], strict=False):
+        for picture, words in itertools.pairwise(outputs):
             if picture.get("data", {}).get("text/plain", "").startswith("Figure fig-"):
                 caption = words["data"]["text/markdown"].split("\n\n")[0]
                 assert len(caption.split()) <= WORDS, caption

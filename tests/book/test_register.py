@@ -1,4 +1,4 @@
-"""The register of claims: where it finds them, what it refuses, and what it lets through in prose."""
+"""The register of claims: where it finds them, what it refuses, what it lets through in prose."""
 
 import nbformat
 import numpy as np
