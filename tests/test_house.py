@@ -16,8 +16,10 @@ DOORS = sorted((ROOT / "lib").glob("*/__init__.py"))
 WINGS = [door.parent.name for door in DOORS]
 each_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.parent.name)
 # What a bare install lacks, by import name; myst_nb, which pages glue with, brings Sphinx itself.
-EXTRAS = ["axe_playwright_python", "bokeh", "dask", "distributed", "hypothesis", "jupyter_book", "jupytext", "mypy", "nbval"]
+EXTRAS = ["dask", "distributed", "hypothesis", "jupyter_book", "jupytext", "mypy", "nbval"]
 EXTRAS += [
+    "axe_playwright_python",
+    "bokeh",
     "papermill",
     "playwright",
     "pydata_sphinx_theme",

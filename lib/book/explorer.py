@@ -135,10 +135,10 @@ def start_figure() -> Figure:
     left.set(yscale="log", xlabel="mixing α", ylabel="learning rate η")
     left.legend(loc="upper right", fontsize=9)
     steps = np.arange(61)
-    for rate, style in ((1.0, "-"), (3.0, "--")):
+    for rate, dashes in ((1.0, "-"), (3.0, "--")):
         laws = axis_laws(family(START), algorithm(START), rate)
         squares = sum(float(w @ X**2) ** steps for w, X in laws) / len(laws)
-        right.semilogy(steps, squares, style, color=figures.THEORY, label=f"η = {rate:g}")
+        right.semilogy(steps, squares, dashes, color=figures.THEORY, label=f"η = {rate:g}")
     right.set(xlabel="step k", ylabel="mean square E‖δ_k‖²")
     right.legend(fontsize=9)
     return figure

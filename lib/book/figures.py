@@ -20,6 +20,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import NullLocator
 
@@ -197,7 +198,7 @@ FORGET_FRONTIER = ("typical_forget", "linearised runs", TYPICAL)
 
 
 def draw_step_map(
-    axes: Axes, grid: MapGrid, *, horizon: int, event: Event = "escape"
+    axes: Axes, grid: MapGrid, *, horizon: int, event: Event = "escape", named: bool = True
 ) -> ScalarMappable:
     """Median steps to an event, cell by cell, with the frontiers that predict it, named on them.
 
@@ -209,6 +210,7 @@ def draw_step_map(
         grid: from a `lib.experiments.heat_map` table.
         horizon: the criterion's steps, where the colours end.
         event: "escape" or "forget".
+        named: whether the frontiers' names stand on them.
 
     Returns:
         the coloured mesh, for a colour bar of steps.
@@ -222,7 +224,8 @@ def draw_step_map(
     frontiers = FRONTIERS if event == "escape" else (FORGET_FRONTIER,)
     places = (0.5, 10), (0.15, -16), (0.9, 10)  # along the line, and points above it
     for (name, text, style), place in zip(frontiers, places, strict=False):
-        draw_share_frontier(axes, grid, grid.predicted_share(name), text, style, place)
+        shown = text if named else ""
+        draw_share_frontier(axes, grid, grid.predicted_share(name), shown, style, place)
     _mark_missed(axes, grid, grid.happened(event) != grid.predicted(frontiers[-1][0]), halo=True)
     return mesh
 
@@ -246,7 +249,7 @@ def draw_share_frontier(
     _draw_contour(axes, grid, share, 0.5, style, 2.2)
     heights = frontier(grid, share)
     crossed = np.nonzero(~np.isnan(heights))[0]
-    if len(crossed) == 0:
+    if len(crossed) == 0 or not text:
         return
     column = crossed[min(int(place[0] * len(crossed)), len(crossed) - 1)]
     name = axes.annotate(
@@ -304,6 +307,8 @@ def step_maps(
 ) -> Figure:
     """A figure of `draw_step_map` panels, row by row, each with its title and its colour bar.
 
+    In one column the frontiers' names stand on them, in several in a legend above.
+
     Args:
         maps: by title, a map and the horizon of its runs.
         columns: panels in a row.
@@ -318,10 +323,15 @@ def step_maps(
     size = 6 + columns, (3 + 1 / columns) * rows
     figure, panels = plt.subplots(rows, columns, figsize=size, sharex=True, squeeze=False)
     for axes, (title, (grid, horizon)) in zip(panels.flat, maps.items(), strict=True):
-        mesh = draw_step_map(axes, grid, horizon=horizon, event=event)
+        mesh = draw_step_map(axes, grid, horizon=horizon, event=event, named=columns == 1)
         axes.set_title(title)
         axes.label_outer()
         figure.colorbar(mesh, ax=axes, label=f"steps to {event}")
+    if columns > 1:
+        drawn = FRONTIERS if event == "escape" else (FORGET_FRONTIER,)
+        options: list[dict[str, Any]] = [{**style, "label": text} for _, text, style in drawn]
+        lines = [Line2D([], [], linewidth=2.2, **option) for option in options]
+        figure.legend(handles=lines, loc="outside upper center", ncols=3)
     return figure
 
 

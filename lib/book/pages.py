@@ -116,8 +116,7 @@ def stored_results(page: Path) -> list[Path]:
     front matter gives: `reads: [tangent_model]`. `reads: [pages]` are the pairs of all others, and
     `reads: [sources]` all pages' Markdown with the table of contents.
     """
-    folder, head = page.parent / "results", READS.match(page.read_text())
-    names = [page.stem, *(head[1].split(", ") if head else [])]
+    folder, names = page.parent / "results", [page.stem, *_reads(page)]
     found = (path for path in sorted(folder.rglob("*.*")) if path.suffix in (".csv", ".json"))
     results = [path for path in found if path.relative_to(folder).parts[0].startswith((*names,))]
     results += [pair(other) for other in _readable()] if "pages" in names else []
@@ -125,15 +124,15 @@ def stored_results(page: Path) -> list[Path]:
     return results + [path for path in sources if path != page]
 
 
-def _reads_pages(page: Path) -> bool:
-    """Whether a page reads the others' pairs, and is written after them."""
+def _reads(page: Path) -> list[str]:
+    """The names that a page's front matter says it reads; one with "pages" is written last."""
     head = READS.match(page.read_text())
-    return bool(head) and "pages" in head[1].split(", ")
+    return head[1].split(", ") if head else []
 
 
 def _readable() -> list[Path]:
     """The pages that do not read pages themselves, and whose pairs have been written."""
-    others = (other for other in executable_pages() if not _reads_pages(other))
+    others = (other for other in executable_pages() if "pages" not in _reads(other))
     return [other for other in others if pair(other).exists()]
 
 
@@ -188,7 +187,7 @@ def main() -> None:
     if given.command == "stamp":
         stamp(given.repository)
         return
-    for page in sorted(executable_pages(), key=_reads_pages):
+    for page in sorted(executable_pages(), key=lambda page: "pages" in _reads(page)):
         done = "executed" if write_pair(page) else "unchanged"
         print(f"{page.relative_to(ROOT)}: {done}", flush=True)
 

@@ -3,6 +3,7 @@
 import math
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,8 +38,8 @@ def settings():
     random = np.random.default_rng(0)
     found = []
     for k in range(POINTS):
-        one = {
-            s.name: int(random.integers(s.low, s.high + 1)) if s.step == 1
+        one: dict[str, Any] = {
+            s.name: int(random.integers(int(s.low), int(s.high) + 1)) if s.step == 1
             else float(random.uniform(s.low, s.high))
             for s in explorer.SLIDERS
         }  # fmt: skip

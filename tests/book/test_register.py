@@ -86,7 +86,7 @@ def test_items_name_verdict_place_and_numbers(entries):
     text = register.to_markdown([entry])
     assert text.startswith("- **The threshold is attained at every pair of coherences.**")
     assert "*proved, and checked*, [there](#fig-tightness)" in text
-    assert "`formula` (8 numbers, " in text
+    assert "`formula` (64 numbers, " in text
     assert register._short(np.array([2.0])) == "2"
     assert register._beginning("A $x. y$ b. " * 60).count("$") % 2 == 0
 
