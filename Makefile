@@ -1,4 +1,5 @@
 # make book        the built book, in _build/html/index.html
+# make pdf         the whole book in one file, _build/book.pdf, printed by Chromium
 # make check       format, lint, types, import contracts, fast tests: the inner loop
 # make test        check, the longer tests, and every notebook cell against its stored output
 # make test-slow   each page alone in a fresh environment, real sweeps and kills, lowest versions
@@ -9,10 +10,16 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # gives the same digits everywhere.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: book check lint test test-slow pairs sweep benchmark clean
+.PHONY: book pdf check lint test test-slow pairs sweep benchmark clean
 
 book: .venv/.installed
 	$(BIN)/jupyter-book build . -W -n --keep-going
+
+CHROMIUM ?= $(or $(shell command -v chromium || command -v google-chrome || command -v chrome),chromium)
+pdf: .venv/.installed
+	$(BIN)/jupyter-book build . --builder singlehtml -n --keep-going
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --no-pdf-header-footer --timeout=600000 \
+		--virtual-time-budget=300000 --print-to-pdf=_build/book.pdf _build/singlehtml/book/intro.html
 
 check: lint
 	$(PYTEST) -m "not long and not slow"
@@ -40,7 +47,7 @@ sweep: .venv/.installed
 	$(BIN)/python -m lib.book.stored
 
 benchmark: .venv/.installed
-	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m lib.book.benchmarks
 
 clean:
 	rm -rf _build

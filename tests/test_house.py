@@ -18,7 +18,10 @@ each_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.parent.
 # What a bare install lacks, by import name; myst_nb, which pages glue with, brings Sphinx itself.
 EXTRAS = ["dask", "distributed", "hypothesis", "jupyter_book", "jupytext", "mypy", "nbval"]
 EXTRAS += [
+    "axe_playwright_python",
+    "bokeh",
     "papermill",
+    "playwright",
     "pydata_sphinx_theme",
     "pytest",
     "pytest_benchmark",

@@ -1,7 +1,8 @@
 """What pages take beside the science: claims (`claims`) and figures (`figures`).
 
 Behind no door, for they need the book's tools or run as commands: `pages` (files and pairs),
-`captions` (Sphinx), `stored` (results on disk), and one room for each chapter with heavy settings.
+`captions` (Sphinx), `stored` and `benchmarks` (results on disk), `register` (all pages' claims),
+`contents` (their chapters), `explorer`, and one room for each chapter with heavy settings.
 """
 
 from lib.book.claims import ClaimFailed, WeakGuard, agrees, captioned, claim

@@ -6,7 +6,7 @@ role also has a line style or marker of its own, so no figure depends on colour 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -20,6 +20,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import NullLocator
 
@@ -197,7 +198,7 @@ FORGET_FRONTIER = ("typical_forget", "linearised runs", TYPICAL)
 
 
 def draw_step_map(
-    axes: Axes, grid: MapGrid, *, horizon: int, event: Event = "escape"
+    axes: Axes, grid: MapGrid, *, horizon: int, event: Event = "escape", named: bool = True
 ) -> ScalarMappable:
     """Median steps to an event, cell by cell, with the frontiers that predict it, named on them.
 
@@ -209,6 +210,7 @@ def draw_step_map(
         grid: from a `lib.experiments.heat_map` table.
         horizon: the criterion's steps, where the colours end.
         event: "escape" or "forget".
+        named: whether the frontiers' names stand on them.
 
     Returns:
         the coloured mesh, for a colour bar of steps.
@@ -222,7 +224,8 @@ def draw_step_map(
     frontiers = FRONTIERS if event == "escape" else (FORGET_FRONTIER,)
     places = (0.5, 10), (0.15, -16), (0.9, 10)  # along the line, and points above it
     for (name, text, style), place in zip(frontiers, places, strict=False):
-        draw_share_frontier(axes, grid, grid.predicted_share(name), text, style, place)
+        shown = text if named else ""
+        draw_share_frontier(axes, grid, grid.predicted_share(name), shown, style, place)
     _mark_missed(axes, grid, grid.happened(event) != grid.predicted(frontiers[-1][0]), halo=True)
     return mesh
 
@@ -246,7 +249,7 @@ def draw_share_frontier(
     _draw_contour(axes, grid, share, 0.5, style, 2.2)
     heights = frontier(grid, share)
     crossed = np.nonzero(~np.isnan(heights))[0]
-    if len(crossed) == 0:
+    if len(crossed) == 0 or not text:
         return
     column = crossed[min(int(place[0] * len(crossed)), len(crossed) - 1)]
     name = axes.annotate(
@@ -304,6 +307,8 @@ def step_maps(
 ) -> Figure:
     """A figure of `draw_step_map` panels, row by row, each with its title and its colour bar.
 
+    In one column the frontiers' names stand on them, in several in a legend above.
+
     Args:
         maps: by title, a map and the horizon of its runs.
         columns: panels in a row.
@@ -318,8 +323,74 @@ def step_maps(
     size = 6 + columns, (3 + 1 / columns) * rows
     figure, panels = plt.subplots(rows, columns, figsize=size, sharex=True, squeeze=False)
     for axes, (title, (grid, horizon)) in zip(panels.flat, maps.items(), strict=True):
-        mesh = draw_step_map(axes, grid, horizon=horizon, event=event)
+        mesh = draw_step_map(axes, grid, horizon=horizon, event=event, named=columns == 1)
         axes.set_title(title)
         axes.label_outer()
         figure.colorbar(mesh, ax=axes, label=f"steps to {event}")
+    if columns > 1:
+        drawn = FRONTIERS if event == "escape" else (FORGET_FRONTIER,)
+        options: list[dict[str, Any]] = [{**style, "label": text} for _, text, style in drawn]
+        lines = [Line2D([], [], linewidth=2.2, **option) for option in options]
+        figure.legend(handles=lines, loc="outside upper center", ncols=3)
+    return figure
+
+
+def escape_steps(coherence: np.ndarray, own: pd.DataFrame, common: pd.DataFrame) -> Figure:
+    """Steps to a thousandfold growth against coherence: predicted lines, sampled points and ranges.
+
+    Args:
+        coherence: χ of each data set.
+        own, common: at each model's own learning rate and at one for all; columns predicted,
+            measured, low and high.
+    """
+    figure, axes = plt.subplots()
+    lines = (
+        (own, "-", "o", "each model's own learning rate"),
+        (common, "--", "s", "one common learning rate"),
+    )
+    for steps, style, marker, label in lines:
+        axes.semilogy(coherence, steps.predicted, style, color=THEORY, label=f"predicted, {label}")
+        axes.vlines(coherence, steps.low, steps.high, color=SAMPLE, linewidth=7, alpha=0.7)
+        axes.plot(coherence, steps.measured, marker, color=SAMPLE, label="sampled runs")
+    axes.set_xlabel("coherence χ between retain and forget set")
+    axes.set_ylabel("steps until ‖δ‖² has grown 10³-fold")
+    axes.set_ylim(top=20 * max(own.measured.max(), common.measured.max()))
+    axes.legend(loc="upper left", fontsize=10)
+    return figure
+
+
+def claims_by_page(claims: Sequence[Any], verdicts: Mapping[str, str]) -> Figure:
+    """Stacked bars of claims a page, by verdict.
+
+    Args:
+        claims: entries of `lib.book.register`, with a title and a verdict each.
+        verdicts: the words for each verdict, in the order of the stack.
+    """
+    titles = list(dict.fromkeys(entry.title for entry in claims))
+    figure, axes = plt.subplots(figsize=(7, 0.42 * len(titles) + 1.2))
+    left = np.zeros(len(titles))
+    colours, hatches = (THEORY, "#9ad0bf", FORGET), ("", "", "//")
+    for (verdict, words), colour, hatch in zip(verdicts.items(), colours, hatches, strict=True):
+        several = [entry.title for entry in claims if entry.verdict == verdict]
+        counts = np.array([several.count(title) for title in titles])
+        axes.barh(titles, counts, left=left, label=words, color=colour, hatch=hatch, ec="white")
+        left += counts
+    axes.invert_yaxis()
+    axes.set(xlabel="claims")
+    axes.set_yticks(range(len(titles)), [title.split(":")[0] for title in titles], fontsize=9)
+    axes.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def faults_by_kind(table: pd.DataFrame) -> Figure:
+    """Bars of faults a kind, and on them what was lost, doubled or wrong; columns as stored."""
+    figure, axes = plt.subplots(figsize=(7, 2.6))
+    axes.barh(table["kind"], table["faults"], color=SAMPLE, label="faults met")
+    bad = table[["lost", "doubled", "wrong"]].sum(axis=1)
+    axes.barh(table["kind"], bad, color=FORGET, label="points lost, doubled or wrong")
+    for place, (count, wrong) in enumerate(zip(table["faults"], bad, strict=True)):
+        axes.annotate(f" {count}, {wrong} bad", (count, place), va="center", fontsize=10)
+    axes.invert_yaxis()
+    axes.set(xlabel="sweeps with a fault", xlim=(0, 1.25 * table["faults"].max()))
+    axes.legend(loc="lower right", fontsize=10)
     return figure

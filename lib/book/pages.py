@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import html
 import logging
 import os
 import re
+import textwrap
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 import jupytext
 import nbclient
 import nbformat
+from docutils import nodes
 from jupyter_cache import get_cache
 from myst_nb.core.execute import create_client
 from myst_nb.core.read import create_nb_reader
@@ -32,6 +35,7 @@ from lib.store import code as code_version
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 KERNELSPEC = re.compile(r"\A---\n.*?^kernelspec:\n", re.S | re.M)
+READS = re.compile(r"\A---\n(?:(?!---).*\n)*?reads: \[(.*)\]\n")
 PLACEHOLDER = "__OWNER__"
 GITHUB_NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*/[\w-][\w.-]*", re.A)
 INSTALL = re.compile(r"^    (?:%pip install|raise ModuleNotFoundError)\b.*$", re.M)
@@ -96,15 +100,40 @@ def executable_pages() -> list[Path]:
 
 
 def dependencies(page: Path) -> list[Path]:
-    """Files of `lib/` that a page's cells import, directly or through one another."""
-    return code_version.modules_behind([code_version.python_code(page)], root=ROOT)
+    """Files of `lib/` that a page's cells import, directly or through one another.
+
+    And what stands beside such a module under its name: `explorer.js` beside `explorer.py`, say.
+    """
+    modules = code_version.modules_behind([code_version.python_code(page)], root=ROOT)
+    beside = (other for path in modules for other in path.parent.glob(f"{path.stem}*"))
+    return sorted({*modules, *(path for path in beside if path.suffix in (".js", ".html", ".css"))})
 
 
 def stored_results(page: Path) -> list[Path]:
-    """Files below `book/results/` that a page reads: their path there starts with its name."""
-    folder = page.parent / "results"
+    """What a page reads of what others computed.
+
+    Files below `book/results/` whose path there starts with the page's name, or with one that its
+    front matter gives: `reads: [tangent_model]`. `reads: [pages]` are the pairs of all others, and
+    `reads: [sources]` all pages' Markdown with the table of contents.
+    """
+    folder, names = page.parent / "results", [page.stem, *_reads(page)]
     found = (path for path in sorted(folder.rglob("*.*")) if path.suffix in (".csv", ".json"))
-    return [path for path in found if path.relative_to(folder).parts[0].startswith(page.stem)]
+    results = [path for path in found if path.relative_to(folder).parts[0].startswith((*names,))]
+    results += [pair(other) for other in _readable()] if "pages" in names else []
+    sources = [ROOT / "_toc.yml", *sorted(BOOK.glob("*.md"))] if "sources" in names else []
+    return results + [path for path in sources if path != page]
+
+
+def _reads(page: Path) -> list[str]:
+    """The names that a page's front matter says it reads; one with "pages" is written last."""
+    head = READS.match(page.read_text())
+    return head[1].split(", ") if head else []
+
+
+def _readable() -> list[Path]:
+    """The pages that do not read pages themselves, and whose pairs have been written."""
+    others = (other for other in executable_pages() if "pages" not in _reads(other))
+    return [other for other in others if pair(other).exists()]
 
 
 def fingerprint(page: Path) -> str:
@@ -158,7 +187,7 @@ def main() -> None:
     if given.command == "stamp":
         stamp(given.repository)
         return
-    for page in executable_pages():
+    for page in sorted(executable_pages(), key=lambda page: "pages" in _reads(page)):
         done = "executed" if write_pair(page) else "unchanged"
         print(f"{page.relative_to(ROOT)}: {done}", flush=True)
 
@@ -171,6 +200,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-get-outdated", _failed_pages)
     app.connect("env-before-read-docs", _execute_ahead)
     app.connect("build-finished", _forget_warnings)
+    app.connect("html-page-context", _describe)
     app.connect("autodoc-process-docstring", _escape_docstring, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -180,6 +210,20 @@ def _set_address(app: Sphinx, config: Any) -> None:
         config.html_theme_options["launch_buttons"] = {}
     else:
         config.html_theme_options["repository_url"] = repository_url()
+
+
+def _describe(app: Sphinx, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """A page's first paragraph is its description, for search engines and previews."""
+    if tree is None:
+        return
+    # sphinxcontrib-bibtex's list has children that are no items: to a screen reader it is none.
+    context["body"] = context["body"].replace('<div role="list" class="citation-list">', "<div>")
+    for paragraph in tree.findall(nodes.paragraph):
+        text = " ".join(paragraph.astext().split())
+        if len(text) > 40:
+            content = html.escape(textwrap.shorten(text, 200, placeholder=" …"))
+            context["metatags"] += f'\n<meta name="description" content="{content}" />'
+            return
 
 
 def _escape_docstring(app: Sphinx, what: str, name: str, of: Any, _: Any, lines: list[str]) -> None:

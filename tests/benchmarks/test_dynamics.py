@@ -54,6 +54,8 @@ def test_ratio_to_bisection_with_a_dense_operator(benchmark, capsys):
     seconds = time.perf_counter() - begin
     assert abs(ours / dense - 1) < 1e-9
     median = benchmark.stats.stats.median
+    peer = {"peer": "bisection with the dense operator", "ratio": seconds / median}
+    benchmark.extra_info.update(peer)
     with capsys.disabled():
         print(
             f"\nη* at q = 24: {1e3 * median:.1f} ms; bisection with the dense operator "

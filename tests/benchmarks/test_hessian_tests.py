@@ -52,7 +52,8 @@ def test_sister_map(benchmark, learning_rate):
     benchmark.extra_info |= {
         "map_with_its_predictions_seconds": round(whole, 2),
         "loop_seconds_for_the_map": round(loop, 1),
-        "speedup": round(loop / benchmark.stats.stats.median, 1),
+        "peer": "a loop over runs, steps and batches, of a sample of the cells",
+        "ratio": round(loop / benchmark.stats.stats.median, 1),
         "sampled_cells_with_the_loop_s_majority": f"{same} of {SAMPLED_CELLS}",
         "typical_agreement": result.typical_agreement,
         "stable_runs_escaped": f"{escaped} of {runs}",

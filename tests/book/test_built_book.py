@@ -100,3 +100,96 @@ def test_page_shows_no_raw_tex_in_a_browser(page, tmp_path):
     assert dom.count("<mjx-container") >= source.count('class="math ')
     seen = " ".join(read(dom).text)
     assert not re.search(r"\\[(\[]|\$|\\[a-zA-Z]{2,}|\{glue:|\{prf:|Traceback|Warning:", seen)
+
+
+ALL = sorted(HTML.glob("*.html")) if HTML.exists() else []
+each_built = pytest.mark.parametrize("built", ALL, ids=lambda built: built.stem)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Anchors(HTMLParser):
+    """Collects a page's names, the links in its article, its title and its description."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.links, self.description = set(), [], ""
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.names |= {values.get("id"), values.get("name")}
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+        if tag == "meta" and values.get("name") == "description":
+            self.description = values["content"]
+
+
+def anchors(path, kept={}):  # noqa: B006  every page is read once
+    if path not in kept:
+        kept[path] = Anchors()
+        kept[path].feed(path.read_text())
+    return kept[path]
+
+
+@needs_book
+@each_built
+def test_links_lead_somewhere_and_a_page_says_what_it_is(built):
+    page = anchors(built)
+    assert len(page.description) > 40
+    (title,) = re.findall(r"<title>(.*?)</title>", built.read_text(), re.S)
+    assert len(title.split("—")[0].strip()) > 3
+    for link in page.links:
+        path, _, name = link.partition("#")
+        if re.match(r"\w+:|//", link):
+            continue
+        target = (built.parent / path).resolve() if path else built
+        assert target.exists(), link
+        if name and target.suffix == ".html" and not target.name.startswith("genindex"):
+            assert name in anchors(target).names, link
+
+
+@needs_book
+def test_the_whole_html_is_small_enough_to_carry():
+    size = sum(path.stat().st_size for path in HTML.parent.rglob("*") if path.is_file())
+    assert size <= 60e6
+
+
+@needs_book
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@each_built
+def test_a_page_has_no_serious_fault_of_accessibility(built, theme, browser):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = browser.new_page(color_scheme=theme)
+    page.goto(built.as_uri(), timeout=120_000)
+    page.wait_for_timeout(500)
+    found = axe.run(page).response["violations"]
+    page.close()
+    serious = [
+        (one["id"], [node["html"][:120] for node in one["nodes"]][:3])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert not serious
+
+
+@needs_book
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
+@each_built
+def test_a_page_paints_within_two_seconds_and_fits_a_phone(built, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto(built.as_uri(), timeout=120_000)
+    page.wait_for_timeout(500)
+    paints = "performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)"
+    (paint,) = page.evaluate(paints)
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    page.close()
+    assert paint <= 2000
+    assert wide <= 0

@@ -1,5 +1,6 @@
 """What the claims of the stored notebooks rest on, read from their records; no page is executed."""
 
+import itertools
 import re
 
 import nbformat
@@ -22,7 +23,11 @@ CONVERTED = [
     "thresholds",
     "tangent_model",
     "deletion",
+    "explorer",
+    "claims",
+    "performance",
 ]
+WORDS = 90  # of a caption
 # A page, words of a claim on it, and a prediction that the claim must refuse 20 % down and 20 % up.
 PREDICTIONS = [
     ("random_matrices", "The exponent is seen as well", "predicted"),  # slope −2/3
@@ -135,3 +140,14 @@ def test_recorded_predictions_fit_better_than_those_twenty_per_cent_off(page):
 def test_the_recorded_slopes_tell_two_thirds_from_one():
     slopes = claim_on("random_matrices", "The exponent is seen as well").numbers["measured"]
     assert np.abs(slopes + 2 / 3).max() < 0.1 < 0.25 < np.abs(slopes + 1).min()
+
+
+@pytest.mark.parametrize("page", CONVERTED)
+def test_captions_are_short(page):
+    """The first paragraph is the figure's caption; what is more stands below it."""
+    for cell in source_of(page).cells:
+        outputs = cell.get("outputs", [])
+        for picture, words in itertools.pairwise(outputs):
+            if picture.get("data", {}).get("text/plain", "").startswith("Figure fig-"):
+                caption = words["data"]["text/markdown"].split("\n\n")[0]
+                assert len(caption.split()) <= WORDS, caption

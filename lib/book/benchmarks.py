@@ -1,0 +1,114 @@
+"""Speed and memory as measured: what pytest-benchmark found, kept for the performance page.
+
+`python -m lib.book.benchmarks [FILES …]`, which `make benchmark` runs, times `tests/benchmarks` and
+stores a table a file below `book/results/benchmarks/`, with machine and date. A benchmark that has
+a peer names it, and how many times as fast it is, in `benchmark.extra_info` (`peer`, `ratio`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib import store
+from lib.book.stored import RESULTS
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ROOT / "tests" / "benchmarks"
+FOLDER = RESULTS / "benchmarks"
+
+
+def reduced(found: dict[str, Any]) -> pd.DataFrame:
+    """One row a benchmark of pytest-benchmark's JSON: test, median_s, rounds, peer, ratio.
+
+    An empty peer and a NaN where the benchmark has none.
+    """
+    rows = [
+        {
+            "test": one["name"].removeprefix("test_"),
+            "median_s": float(one["stats"]["median"]),
+            "rounds": int(one["stats"]["rounds"]),
+            "peer": str(one["extra_info"].get("peer", "")),
+            "ratio": float(one["extra_info"].get("ratio", math.nan)),
+        }
+        for one in found["benchmarks"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def measure(file: Path, folder: Path = FOLDER) -> pd.DataFrame:
+    """Run one file of benchmarks and store what it found.
+
+    Raises:
+        RuntimeError: a benchmark of the file fails, or there is none in it.
+    """
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as place:
+        report = Path(place, "found.json")
+        command = [sys.executable, "-m", "pytest", str(file), "--override-ini", "addopts=", "-q"]
+        done = subprocess.run([*command, f"--benchmark-json={report}"], cwd=ROOT, check=False)
+        text = report.read_text() if report.exists() else ""
+    if done.returncode or not text:
+        raise RuntimeError(f"{file.name} must pass and have a benchmark, got {done.returncode}")
+    table, seconds = reduced(json.loads(text)), time.perf_counter() - begin
+    name = file.stem.removeprefix("test_")
+    store.save(
+        folder / name, table, parameters={}, code=store.code_hash(file), seconds=seconds
+    )  # fmt: skip
+    return table
+
+
+def measured(folder: Path = FOLDER) -> pd.DataFrame:
+    """All stored rows, with the file, the machine and the day of each; empty if none are stored."""
+    tables = []
+    for stem in store.results_below(folder) if folder.is_dir() else []:
+        result = store.read(stem)
+        day = (result.provenance.finished or "")[:10]
+        tables.append(
+            result.table.assign(file=stem.name, machine=result.provenance.device, day=day)
+        )
+    columns = ["file", "test", "median_s", "rounds", "peer", "ratio", "machine", "day"]
+    return (
+        pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    )
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Rows of `measured` as a Markdown table."""
+    head = ["what", "takes", "compared with", "ratio", "measured"]
+    lines = [f"| {' | '.join(head)} |", "|:--|--:|:--|--:|:--|"]
+    for row in table.itertuples():
+        ratio = f"{row.ratio:.3g} ×" if math.isfinite(row.ratio) else ""
+        what = f"{row.file}: {row.test}".replace("_", " ")
+        lines.append(
+            f"| {what} | {_time(row.median_s)} | {row.peer} | {ratio} | {row.day}, {row.machine} |"
+        )
+    return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
+    unit, size = next((pair for pair in units if seconds >= pair[1]), units[-1])
+    return f"{seconds / size:.3g} {unit}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run benchmarks, all or the files named, and store what they find."""
+    parser = argparse.ArgumentParser(prog="python -m lib.book.benchmarks", description=main.__doc__)
+    parser.add_argument("files", nargs="*", type=Path, help="default: all of tests/benchmarks")
+    for file in parser.parse_args(arguments).files or sorted(FILES.glob("test_*.py")):
+        print(measure(file.resolve()).to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()
