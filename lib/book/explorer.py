@@ -242,7 +242,7 @@ def _real(given: dict[str, Any]) -> str:
     words = {"class": "most of one class", "random": "samples at random"}
     choices = "".join(
         f'<option value="{family}_{chosen}">{NETWORKS[family]}, {words[chosen]}</option>'
-        for family in tangent_model.FAMILIES
+        for family in tangent_model.SMALL
         for chosen in words
     )
     page = (HERE / "explorer_real.html").read_text().replace("@CHOICES@", choices)

@@ -137,11 +137,11 @@ def hostile(value):
             )
         )
         ways.append(st.sampled_from([lambda: value[:1], lambda: value * 2, lambda: value[::-1]]))
-    if dataclasses.is_dataclass(value) and type(value).__name__ in BUILT:
+    if dataclasses.is_dataclass(value) and type(value).__name__ in BUILT:  # an instance
         fields = st.sampled_from([f.name for f in dataclasses.fields(value) if f.init])
         ways.append(
             fields.flatmap(lambda f: hostile(getattr(value, f)).map(lambda make: (f, make))).map(
-                lambda part: lambda: dataclasses.replace(value, **{part[0]: part[1]()})
+                lambda part: lambda: dataclasses.replace(value, **{part[0]: part[1]()})  # type: ignore[type-var]
             )
         )
     return st.one_of(ways)

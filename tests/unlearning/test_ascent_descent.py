@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ def small_run(model=None, **change):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    arguments = {
+    arguments: dict[str, Any] = {
         "inputs": torch.randn(6, 3, generator=generator),
         "targets": torch.randn(6, generator=generator),
         "forget": torch.arange(6) >= 4,
