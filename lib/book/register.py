@@ -56,6 +56,7 @@ LIMITS = (
     ("signal_noise_cnn", "A wrong label is not"),
     ("signal_noise_cnn", "under a retraining yardstick"),
     ("tangent_model", "Curvature grows as samples leave"),
+    ("tangent_model", "of the steps are right for most of a class"),
 )
 ABSTRACT = {
     "unlearning “through the lens of asymptotic linear stability”": (
@@ -117,7 +118,8 @@ OBJECTIONS = {
     ),
     "Real images, deep networks, the loss that people train with?": (
         ("real_images", "Observed and predicted growth agree"),
-        ("tangent_model", "Predicted and real time to the target"),
+        ("tangent_model", "Steps at which the forget loss passes"),
+        ("tangent_model", "runs of the GroupNorm network and the transformer"),
         ("tangent_model", "Curvature grows as samples leave"),
     ),
     "A mean square is not what one run does.": (

@@ -26,6 +26,7 @@ CONVERTED = [
     "explorer",
     "claims",
     "performance",
+    "sweeps",
 ]
 WORDS = 90  # of a caption
 # A page, words of a claim on it, and a prediction that the claim must refuse 20 % down and 20 % up.
@@ -54,7 +55,7 @@ PREDICTIONS = [
     ("linearized_dynamics", "some rate is stable", "rates_found"),  # η*
     ("thresholds", "The threshold is attained at every pair", "formula"),
     ("coherence", "The coherence matrix of three data sets", "predicted_cross"),
-    ("tangent_model", "Predicted and real time to the target", "predicted"),
+    ("tangent_model", "Steps at which the forget loss passes", "predicted"),
     ("tangent_model", "Two orthogonal unit samples", "distance"),
     ("deletion", "The null: a second set", "floor"),
     ("deletion", "Stable, and drifting away", "rest"),
