@@ -271,7 +271,9 @@ def test_cells_are_science_and_prose_has_no_numbers_glued_in(page):
         if cell.cell_type == "markdown":
             assert "{glue:" not in cell.source
         else:
-            assert not re.search(r"\bglue\b|^\s*assert\b|^\s*def ", cell.source, re.M), cell.source
+            shown = page.stem == "sweeps" and "computation =" in cell.source  # a reader's notebook
+            assert shown or not re.search(r"\bglue\b", cell.source), cell.source
+            assert not re.search(r"^\s*assert\b|^\s*def ", cell.source, re.M), cell.source
 
 
 @pytest.mark.long

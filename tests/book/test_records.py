@@ -26,7 +26,6 @@ CONVERTED = [
     "explorer",
     "claims",
     "performance",
-    "sweeps",
 ]
 WORDS = 90  # of a caption
 # A page, words of a claim on it, and a prediction that the claim must refuse 20 % down and 20 % up.
