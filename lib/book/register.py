@@ -136,6 +136,7 @@ SETTINGS = {
     "benign_overfitting": ("100 × 100 cells", "with probability 0.1", "at rate 0.1", "at most 0.2"),
     "changelog": ("2×2",),
     "claims": ("20 % more or less",),
+    "deletion": ("5, 4, 1 and 4 times", "70 % of a class", "half a 95 % interval"),
     "heat_maps": ("0.95 of the retain edge", "21 × 21 cells"),
     "hessian_tests": ("prediction 20 % off", "at 0.8 and at 1.2 times", "grown 1000-fold"),
     "intro": ("CC BY 4.0",),
@@ -145,6 +146,17 @@ SETTINGS = {
     "signal_noise_cnn": ("from 0.1 to 1.5", "one ratio of 0.5"),
     "tangent_model": ("70 % of a class", "kept 95 % of", "2 steps or 10 %", "and times 1.5"),
     "thresholds": ("2×2",),
+    "your_model": (
+        "from 1 to 100 %",
+        "at most 2.5 from end",
+        "by more than 10 %",
+        "70 % of a class",
+        "the floor 99 %",
+        "at least −0.5 points",
+        "its 95 % interval",
+        "(0.1, by Jia",
+        "all at mixing 0.1",
+    ),
 }
 NUMBER = re.compile(
     r"(?<![\w.])\d+\.\d+(?![\w.]*\w)|\d+(?:[.,]\d+)?\s?(?:%|per cent\b)"
