@@ -91,8 +91,8 @@ class GaussianEnsemble:
 
         Source: Johnstone, "Multivariate analysis and Jacobi ensembles", Annals of Statistics 36
         (2008) 2638–2716: the law of the logit, centred and scaled, is TW's up to O(p^{-2/3}).
-        Raises ValueError for p > n_r, where α* = 0, for p = n_r, where m = ∞ (a hard edge, of another
-        law), and for an ensemble with a signal.
+        Raises ValueError for p > n_r, where α* = 0, for p = n_r, where m = ∞ (a hard edge, under
+        another law), and for an ensemble with a signal.
         """
         if self.dim >= self.n_retain or self.shared_strength or self.forget_strength:
             raise ValueError(f"ensemble must be without signal, dim < n_retain, got {self}")
