@@ -100,7 +100,7 @@ def resnet_tangent(trained, watched, settings=81, steps=60):
     whole = (real[1][1] - real[0][1]) / 2 * steps * settings
     assert built <= 2 * 900 and followed <= 2 * 60 and whole >= 20 * followed
     peer = f"{settings} real runs, extrapolated from three steps: {whole:.0f} processor seconds; "
-    peer += f"kernel {built:.0f}, {settings} predictions {followed:.0f}, {whole / followed:.0f} × less"
+    peer += f"kernel {built:.0f}, predictions {followed:.0f}, {whole / followed:.0f} × less"
     return {"peer": peer, "ratio": whole / (built + followed)}
 
 def mlp_settings(settings):
