@@ -122,7 +122,8 @@ def error_map(
 ) -> ErrorMap:
     """Test error and training loss over a grid of signal norms ‖μ‖ (σ_p = 1) and dimensions d.
 
-    Raises ValueError for a negative norm, a dimension below 2·filters + 1 + n, or over 1,000 repeats.
+    Raises ValueError for a negative norm, a dimension below 2·filters + 1 + n, or more than 1,000
+    repeats.
     """
     setting = BenignSetting() if setting is None else setting
     require_kind("setting", setting, BenignSetting)
