@@ -103,6 +103,23 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def remarks(table: pd.DataFrame, files: Path = FILES) -> str:
+    """What is not in the table of `measured`: benchmarks that nobody ran here, and a GPU's times.
+
+    Args:
+        table: from `measured`.
+        files: where the benchmarks are; there are none where a page stands alone, as in Colab.
+    """
+    names = (path.stem.removeprefix("test_") for path in sorted(files.glob("test_*.py")))
+    absent = [name.replace("_", " ") for name in names if name not in {*table["file"]}]
+    parts = (
+        [f"Not measured here: {', '.join(absent)}; `make benchmark` adds them."] if absent else []
+    )
+    if not table["machine"].astype(str).str.contains("NVIDIA|AMD Instinct").any():
+        parts.append("No row is of a GPU: none was at hand.")
+    return " ".join(parts)
+
+
 def _time(seconds: float) -> str:
     units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
     unit, size = next((pair for pair in units if seconds >= pair[1]), units[-1])

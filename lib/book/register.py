@@ -189,20 +189,23 @@ class Entry:
         return "measured"
 
 
+def reading_order(book: Path) -> list[str]:
+    """The names of the pages as the table of contents has them; none where a page stands alone."""
+    contents = book.resolve().parent / "_toc.yml"
+    return re.findall(r": book/(\w+)", contents.read_text()) if contents.exists() else []
+
+
 def entries(book: Path) -> list[Entry]:
-    """The claims of all notebooks in a folder but those on claims themselves, page by page.
+    """The claims of all notebooks in a folder but those on claims themselves, in reading order.
 
     None where a page stands alone, as in Colab.
 
     Raises:
         ValueError: words above that no claim says, or more than one; an insensitive claim.
     """
-    found = [
-        entry
-        for path in sorted(book.glob("*.ipynb"))
-        if path.stem != "claims"
-        for entry in _entries_of(path)
-    ]
+    order = reading_order(book)
+    paths = sorted(book.glob("*.ipynb"), key=lambda path: (*order, path.stem).index(path.stem))
+    found = [entry for path in paths if path.stem != "claims" for entry in _entries_of(path)]
     if not found:
         return []
     for entry in found:

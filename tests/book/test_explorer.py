@@ -214,7 +214,9 @@ READ = """() => {
 
 
 def settled(page):
-    page.wait_for_function("document.querySelector('#explorer').dataset.drawn === location.hash")
+    page.wait_for_function(
+        "document.querySelector('#the-explorer').dataset.drawn === location.hash"
+    )
     page.wait_for_timeout(100)
     return page.evaluate(READ)
 
