@@ -10,7 +10,7 @@ from lib.book import benchmarks
 
 FILE = """
 def test_fast(benchmark):
-    benchmark.extra_info.update(peer="a loop", ratio=2.5, more=[1, 2])
+    benchmark.extra_info.update(peer="a loop", ratio=2.5, memory_gb=1.5, more=[1, 2])
     benchmark.pedantic(sum, args=([1, 2],), rounds=3)
 
 def test_alone(benchmark):
@@ -33,7 +33,7 @@ def test_what_was_measured_comes_back_with_its_peer_its_machine_and_its_day(tmp_
     assert table["day"].str.fullmatch(r"\d{4}-\d\d-\d\d").all()
     text = benchmarks.to_markdown(table)
     assert "| sums: fast |" in text
-    assert "| 2.5 × |" in text
+    assert "| 1.5 GB | a loop | 2.5 × |" in text
     sidecar = json.loads((tmp_path / "results" / "sums.json").read_text())
     assert sidecar["code"]
 
