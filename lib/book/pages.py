@@ -126,7 +126,7 @@ def stored_results(page: Path) -> list[Path]:
     found = (path for path in sorted(folder.rglob("*.*")) if path.suffix in (".csv", ".json"))
     results = [path for path in found if path.relative_to(folder).parts[0].startswith((*names,))]
     results += [pair(other) for other in _readable()] if "pages" in names else []
-    sources = [ROOT / "_toc.yml", *sorted(BOOK.glob("*.md"))] if "sources" in names else []
+    sources = [ROOT / "_toc.yml", *sorted(page.parent.glob("*.md"))] if "sources" in names else []
     return results + [path for path in sources if path != page]
 
 
