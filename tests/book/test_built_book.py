@@ -193,6 +193,15 @@ def test_the_explorer_moves_on_the_pages_that_have_it(name, width, browser):
 
 
 @needs_book
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
+def test_search_finds_without_a_network(browser):
+    page = browser.new_context(offline=True).new_page()
+    page.goto((HTML.parent / "search.html").as_uri() + "?q=forgettability")
+    page.wait_for_selector("#search-results ul.search li a[href='book/coherence.html']")
+    page.close()
+
+
+@needs_book
 def test_the_whole_html_is_small_enough_to_carry():
     size = sum(path.stat().st_size for path in HTML.parent.rglob("*") if path.is_file())
     assert size <= 60e6
