@@ -159,7 +159,7 @@ def _one(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Bring stored results up to date: all of them, a chapter's, or those named."""
+    """Bring stored results up to date: all published, a chapter's, or those named, `long` too."""
     parser = argparse.ArgumentParser(prog="python -m lib.book.stored", description=main.__doc__)
     parser.add_argument("chapter", nargs="?", choices=CHAPTERS, help="default: all")
     parser.add_argument("names", nargs="*", help="default: all of the chapter's")
@@ -167,9 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in [given.chapter] if given.chapter else CHAPTERS:
         chapter = import_module(f"lib.book.{name}")
         tasks = chapter.published()
-        if unknown := {*given.names} - {*tasks}:
-            parser.error(f"names must be among {', '.join(tasks)}, got {', '.join(unknown)}")
-        wanted = {key: tasks[key] for key in given.names or tasks}
+        known = {**tasks, **getattr(chapter, "long", dict)()}
+        if unknown := {*given.names} - {*known}:
+            parser.error(f"names must be among {', '.join(known)}, got {', '.join(unknown)}")
+        wanted = {key: known[key] for key in given.names or tasks}
         for key, result in results(chapter, "full", wanted, {}).items():
             print(f"{name}/{key}: {len(result.table)} rows, {result.provenance.stamp}")
 

@@ -1,7 +1,7 @@
 """The field's unlearning methods under the field's yardsticks, on populations of small networks.
 
 Fixed before the first stored run: the methods and their grids (`GRIDS`). Every method has the same
-budget: twelve settings, each run on six networks (three for the ResNet, `DEEP`'s methods), of which
+budget: twelve settings, each run on six networks (two for the ResNet, `DEEP`'s methods), of which
 the one with the best tug of war against retrained networks is kept; all first-order methods search
 one range of learning rates, .001 to .3. Tuning is on other networks, another seed, draw of the data
 and forget set than judging. All take 60 steps of batches of 64 retain and 16 forget samples, but
