@@ -84,6 +84,19 @@ def results(
     return read(published, folder, code)
 
 
+def present(chapter: ModuleType) -> dict[str, store.Result]:
+    """Those of a chapter's `long` results that are stored: they are computed only when named.
+
+    Raises:
+        StaleResult, DamagedResult: from `lib.store.read`.
+    """
+    folder = folder_of(chapter)
+    there = {
+        name: task for name, task in chapter.long().items() if (folder / f"{name}.json").exists()
+    }
+    return read(there, folder, code_of(chapter))
+
+
 def stored_or_live(chapter: ModuleType, name: str, task: Task) -> store.Result:
     """One result, read where it is stored with the task's parameters, computed where it is not.
 
