@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lib.book.figures import FORGET, RETAIN, SAMPLE
 from lib.experiments import four_points
@@ -88,6 +89,20 @@ def told_apart(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(spans, index=ends.index).assign(apart=apart.sum(axis=1), of=apart.shape[1])
 
 
+def at_an_end(table: pd.DataFrame, grids: Mapping[str, list[dict[str, float]]]) -> pd.Series:
+    """In how many problems a method's rate (or damping) came out as its range's least or largest.
+
+    A grid's first axis is that range, ascending.
+    """
+    chosen = table.drop_duplicates(["data", "kind", "method"])
+    found = {}
+    for method, grid in grids.items():
+        (name, low), (_, high) = (next(iter(row.items())) for row in (grid[0], grid[-1]))
+        firsts = chosen.loc[chosen["method"] == method, "setting"].str.split(", ").str[0]
+        found[method] = int(firsts.isin([f"{name} {low:.3g}", f"{name} {high:.3g}"]).sum())
+    return pd.Series(found)
+
+
 def yardstick_bars(table: pd.DataFrame, scales: Mapping[str, float | None]) -> Figure:
     """Some yardsticks of all methods: a panel a yardstick and a kind of data, markers by set.
 
@@ -95,7 +110,7 @@ def yardstick_bars(table: pd.DataFrame, scales: Mapping[str, float | None]) -> F
     """
     methods, kinds = (list(dict.fromkeys(table[name])) for name in ("method", "kind"))
     sorts = list(dict.fromkeys(table["data"]))
-    size = 2.9 * len(scales), 0.7 + 3.6 * len(sorts)
+    size = 7.0, 0.8 + 4.0 * len(sorts)
     fig, panels = plt.subplots(
         len(sorts), len(scales), figsize=size, sharex="col", sharey=True, squeeze=False
     )
@@ -113,6 +128,7 @@ def yardstick_bars(table: pd.DataFrame, scales: Mapping[str, float | None]) -> F
         if (ideal := scales[name]) is not None:
             axes.axvline(ideal, color="0.5", linestyle=":", linewidth=1)
         axes.set(yticks=range(len(methods)), yticklabels=methods)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.set_title(str(data) if column == 0 else "")
         if row == len(sorts) - 1:
             axes.set_xlabel(name)
