@@ -23,7 +23,14 @@ import torch
 from lib import store
 
 RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
-CHAPTERS = ("heat_maps", "benign_overfitting", "tangent_model", "your_model", "deletion")
+CHAPTERS = (
+    "heat_maps",
+    "benign_overfitting",
+    "tangent_model",
+    "your_model",
+    "plan_samples",
+    "deletion",
+)
 SCALES = ("stored", "live", "full")
 Scale = Literal["stored", "live", "full"]
 
