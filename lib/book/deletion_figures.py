@@ -146,10 +146,8 @@ def distance_courses(table: pd.DataFrame) -> Figure:
     """
     sorts, mixings = list(dict.fromkeys(table["data"])), sorted(set(table["mixing"]))
     rates = sorted(set(table["learning_rate"]))
-    size = 1 + 3.2 * len(sorts), 0.7 + 2.3 * len(mixings)
-    fig, panels = plt.subplots(
-        len(mixings), len(sorts), figsize=size, sharex=True, sharey="col", squeeze=False
-    )
+    size = 0.6 + 3.2 * len(sorts), 0.7 + 2.3 * len(mixings)
+    fig, panels = plt.subplots(len(mixings), len(sorts), figsize=size, sharex=True, squeeze=False)
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(rates)))
     for (row, mixing), (column, data) in product(enumerate(mixings), enumerate(sorts)):
         axes = panels[row, column]
@@ -172,7 +170,7 @@ def distance_courses(table: pd.DataFrame) -> Figure:
 def loss_courses(table: pd.DataFrame) -> Figure:
     """Losses over the steps of one setting, a panel a kind of data; dots: forget loss predicted."""
     sorts = list(dict.fromkeys(table["data"]))
-    fig, panels = plt.subplots(1, len(sorts), figsize=(1 + 3.2 * len(sorts), 3.6), squeeze=False)
+    fig, panels = plt.subplots(1, len(sorts), figsize=(0.6 + 3.2 * len(sorts), 3.6), squeeze=False)
     styles = {"forget": (FORGET, "-"), "retain": (RETAIN, "--"), "test": (SAMPLE, "-.")}
     for axes, data in zip(panels[0], sorts, strict=True):
         rows = table[table["data"] == data]
