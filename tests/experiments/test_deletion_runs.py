@@ -1,5 +1,7 @@
 """The deletion chapter's experiments: what they are made of, each against something plainer."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -115,10 +117,9 @@ def test_courses_are_the_means_of_what_approach_summarises(case, monkeypatch):
     end = deletion_paths.Goal(case, wanted, torch.ones(N + TEST), 0.25)
     monkeypatch.setattr(deletion_paths, "goal", lambda *a, **k: end)
     monkeypatch.setattr(deletion_paths, "STEPS", 8)
-    given = {"mixings": (0.3,), "rates": (0.01,)}
     monkeypatch.setattr(deletion_paths, "MIXINGS", (0.3,))
     monkeypatch.setattr(deletion_paths, "RATES", (0.01,))
-    rows = deletion_paths.approach("digits", "class", seed=1, **given)
+    rows = deletion_paths.approach("digits", "class", seed=1, mixings=(0.3,), rates=(0.01,))
     found = deletion_paths.courses("digits", "class", seed=1).set_index("step")
     assert [*found.index] == [0, 4, 8]
     assert found.loc[0, "distance"] == pytest.approx(rows["start"].mean())
@@ -172,7 +173,7 @@ def ends():
     inputs, targets = deletion_cases.samples("digits", 3)
     kept = 200
     forget = (targets[:kept] == 3) & (torch.arange(kept) < 180)
-    given = {"models": deletion_runs.LEAST, "epochs": 30, "learning_rate": 0.01}
+    given: dict[str, Any] = {"models": deletion_runs.LEAST, "epochs": 30, "learning_rate": 0.01}
     x, y, net = inputs[:kept], targets[:kept], architecture("digits")
     trained = train(net, x, y, seed=0, **given)
     three = [train(net, x[~forget], y[~forget], seed=seed, **given) for seed in (1, 2, 3)]
