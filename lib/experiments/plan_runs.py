@@ -152,12 +152,11 @@ def compare(name: str, forget_set: ForgetSet, seed: int) -> pd.DataFrame:
     Columns: family, forget_set, seed; method; mixing, learning_rate (NaN if none); steps,
     forget_loss, reached, retain_accuracy, holdout_accuracy, test_accuracy; runs, of the network;
     found, of these at the target above the floor; seconds, whole; retain_gap and test_gap, the
-    plan's accuracy minus the method's, paired, with their standard errors *_error; verdict,
-    printed (ten lines), steps_low, steps_high, trusted, edge_used, speed: the plan's, empty or NaN
-    elsewhere; target, floor, tested (samples);
-    start_accuracy, of the retain set; held_loss, of the network on held-out samples; retrained, and
-    retrained_error: mean forget loss of networks trained without the forget set, and its standard
-    error, of retrainings networks.
+    plan's accuracy minus the method's, paired, with their standard errors *_error; verdict, printed
+    (ten lines), steps_low, steps_high, tries, trusted, edge_used, speed: the plan's, empty or NaN
+    elsewhere; target, floor, tested (samples); start_accuracy, of the retain set; held_loss, of the
+    network on held-out samples; retrained, and retrained_error: mean forget loss of networks
+    trained without the forget set, and its standard error, of retrainings networks.
     """
     case = Case.of(name, forget_set, seed)
     before = case.judged(case.problem.model, 0).row
@@ -211,10 +210,12 @@ def _planned(case: Case) -> tuple[Ended, float, float]:
     model, steps, chosen = copy.deepcopy(made.model), 0, found.recommended
     row: dict[str, Any] = {"runs": found.real_runs, "mixing": math.nan, "learning_rate": math.nan}
     if chosen is not None:
-        steps = found.run(model, seed=case.seed + OTHER).steps
+        done = found.run(model, seed=case.seed + OTHER)
+        steps = done.steps
         row |= {"mixing": chosen.mixing, "learning_rate": chosen.learning_rate}
         row |= {"steps_low": chosen.steps[0], "steps_high": chosen.steps[2]}
-        row |= {"runs": found.real_runs + 1, "edge_used": found.retain_edge.used}
+        row |= {"runs": found.real_runs + done.tries, "tries": done.tries}
+        row |= {"edge_used": found.retain_edge.used}
     row |= {"seconds": time.process_time() - begin, "verdict": found.verdict.partition(":")[0]}
     row |= {"trusted": float(found.validity.trusted), "speed": found.speed, "printed": str(found)}
     ended = case.judged(model, steps)

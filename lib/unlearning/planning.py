@@ -41,6 +41,7 @@ LARGEST_COUNTS = {"steps": 2000, "seeds": 200, "verify": 10}
 LARGEST_SETTINGS = 1000
 CLOCK = RANGE, 1.25  # factor by which the number of steps may be off: raw, calibrated
 HALVINGS = 12  # of a last step
+TRIES = 5  # of a run, on other batches, until one keeps the floor
 NOTHING = "nothing to do"
 
 
@@ -85,7 +86,8 @@ class Outcome:
 
     steps taken; reached: whether at the target (else the retain guard or the budget ended it);
     losses and accuracies over the whole sets at the end; last_step: the share of the last step that
-    was taken, below 1 where all of it would have overshot.
+    was taken, below 1 where all of it would have overshot; tries: runs it took, all but this one
+    dropped for ending below the retain floor.
     """
 
     steps: int
@@ -95,6 +97,7 @@ class Outcome:
     retain_accuracy: float
     holdout_accuracy: float
     last_step: float = 1.0
+    tries: int = 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -159,7 +162,10 @@ class Plan:
 
         Losses are monitored on the samples that the plan worked on, batches come from all. The
         weights are written once, at the end; at most twice the stated range of steps is run. A last
-        step that would end more than 10 % above the target is shortened to end at it.
+        step that would end more than 10 % above the target, or below the floor, is shortened to end
+        at the target. Batches decide about a sample or two: a run at the target below the floor is
+        dropped, and up to four more follow, each from the model as it was, on batches of the seeds
+        after; if all are, the one with the highest retain accuracy counts, with a warning.
 
         Args:
             model: the planned one or a copy.
@@ -173,21 +179,43 @@ class Plan:
             return _outcome(task.state(model), 0, True)
         if self.recommended is None:
             raise RuntimeError(f"the plan recommends no run: {self.verdict}")
-        most = max(self.steps, 2 * self.recommended.steps[2])
-        path = self._follow_rule(model, seed, min(most, LARGEST_STEPS))
-        taken, end = len(path.forget_loss) - 1, float(path.forget_loss[-1, 0])
-        share, weights = 1.0, path.weights
-        if taken and not end <= OVERSHOOT * self.target:
-            share, weights = self._shortened(model, seed, taken, weights)
+        tried: list[tuple[Outcome, Tensor]] = []
+        for again in range(TRIES):
+            tried.append(self._attempt(model, seed + again))
+            outcome = tried[-1][0]
+            if not outcome.reached or outcome.retain_accuracy >= self.floor:
+                break
+        else:
+            tried.sort(key=lambda one: one[0].retain_accuracy)
+        outcome, weights = tried[-1]
         task.write(model, weights)
-        reached = not end < self.target
-        if not reached:
+        if not outcome.reached or outcome.retain_accuracy < self.floor:
             warnings.warn(
-                f"stopped after {taken} steps at forget loss {end:.3g}, target {self.target:.3g}, "
-                f"retain loss {float(path.retain_loss[-1, 0]):.3g}, guard {self.guard:.3g}",
+                f"stopped after {outcome.steps} steps at forget loss {outcome.forget_loss:.3g}, "
+                f"target {self.target:.3g}, retain loss {outcome.retain_loss:.3g}, guard "
+                f"{self.guard:.3g}, retain accuracy {outcome.retain_accuracy:.3f}, floor "
+                f"{self.floor:.3f}",
                 stacklevel=2,
             )
-        return _outcome(task.state(model), taken, reached, share)
+        return replace(outcome, tries=len(tried))
+
+    def _attempt(self, model: nn.Module, seed: int) -> tuple[Outcome, Tensor]:
+        """One run by the rule, and its weights."""
+        assert self.recommended is not None
+        task, trial, share = self._task(), copy.deepcopy(model), 1.0
+        most = max(self.steps, 2 * self.recommended.steps[2])
+        path = self._follow_rule(model, seed, min(most, LARGEST_STEPS))
+        weights, taken, end = (
+            path.weights,
+            len(path.forget_loss) - 1,
+            float(path.forget_loss[-1, 0]),
+        )
+        reached = not end < self.target
+        low = not float(path.retain_accuracy[-1, 0]) >= self.floor
+        if taken and reached and (low or not end <= OVERSHOOT * self.target):
+            share, weights = self._shortened(model, seed, taken, weights)
+        task.write(trial, weights)
+        return _outcome(task.state(trial), taken, reached, share), weights
 
     def _follow_rule(self, model: nn.Module, seed: int, steps: int) -> NetworkPath:
         """The recommended run until the rule stops it or `steps` are over."""

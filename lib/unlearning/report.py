@@ -28,7 +28,7 @@ STYLE = """
 body{margin:0 auto;max-width:44rem;padding:1rem;background:var(--back);color:var(--text);
 font:1rem/1.5 system-ui,sans-serif}
 dl,.scroll{overflow-x:auto;background:var(--soft);padding:.75rem;border-radius:.4rem}
-dl{display:grid;grid-template-columns:7rem 1fr;gap:.3rem .6rem;font-size:.9rem}
+dl{display:grid;grid-template-columns:8rem 1fr;gap:.3rem .6rem;font-size:.9rem}
 dt{font-weight:600}dd{margin:0;overflow-wrap:anywhere}
 figure{margin:1.5rem 0}figure svg{width:100%;height:auto;background:#fff;border-radius:.4rem}
 figcaption{font-size:.9rem}
@@ -277,8 +277,9 @@ def _drawn(figure: Figure, name: str, text: str) -> str:
 
 
 def _table(title: str, table: pd.DataFrame) -> str:
-    """A heading and a table that scrolls in its own frame."""
-    body = table.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}")
+    """A heading and a table that scrolls in its own frame; a column without numbers is left out."""
+    known = table.dropna(axis="columns", how="all")
+    body = known.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}")
     body = body.replace(' class="dataframe"', "").replace("<th>", '<th scope="col">')
     frame = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
     return f"<h2>{escape(title)}</h2>\n{frame}{body}</div>"

@@ -140,7 +140,7 @@ def test_contours_and_the_boundary_fit():
     fitted = benign_overfitting.fit_boundary(dims, crossings, 20)
     assert fitted.constant == pytest.approx(3.0, rel=0.01)
     assert fitted.exponent == pytest.approx(1.0, abs=0.01)
-    first = benign_overfitting.first_below(norms, errors, Fraction(3, 10))
+    first = benign_overfitting.first_below(norms, errors, Fraction(3, 10))  # type: ignore[arg-type]
     assert bool(((first >= centre) & (first < centre + 0.0501)).all())
     nowhere = benign_overfitting.contour(norms, errors, 0.05)
     assert bool(torch.isnan(nowhere).all())

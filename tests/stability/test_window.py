@@ -110,7 +110,7 @@ def test_growth_factor_of_a_step_that_kills_everything_is_zero():
 
 def test_a_stopping_step_of_no_algorithm_is_refused():
     with pytest.raises(TypeError, match="algorithm must be"):
-        stopping_step(grouped_family(6, 6, 1, 1, 1.0, 1.0), None, 0.1, amplification=2.0)
+        stopping_step(grouped_family(6, 6, 1, 1, 1.0, 1.0), None, 0.1, amplification=2.0)  # type: ignore[arg-type]
 
 
 def test_window_refuses_a_growth_too_slow_to_resolve():

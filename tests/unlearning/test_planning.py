@@ -1,7 +1,9 @@
 """The plan of an unlearning run: its target, its choice, its rule, and that it changes nothing."""
 
 import copy
+import dataclasses
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -246,7 +248,6 @@ def test_self_influence_is_that_of_the_gradient(model, planned):
         ("batch", (1000, 1)),
         ("batch", (8, 4, 2)),
         ("steps", 2001),
-        ("steps", 2000),  # times the seeds
         ("verify", 11),
         ("seed", -1),
         ("device", "meta"),
@@ -268,6 +269,54 @@ def test_bad_arguments_are_named(model, argument, value):
     options: dict[str, Any] = {"forget": FORGET, "holdout": HOLDOUT, **QUICK, argument: value}
     with pytest.raises(ValueError, match=argument):
         plan(model, DATASET, **options)
+
+
+def test_steps_times_seeds_are_bounded(model):
+    with pytest.raises(ValueError, match="steps, seeds and verify must have a product of at most"):
+        plan(model, DATASET, FORGET, holdout=HOLDOUT, steps=2000, seeds=6)
+
+
+def test_a_run_below_the_floor_gives_way_to_one_on_other_batches(model):
+    """Dumb reference: each seed's batches in turn, from the model as it was."""
+    few: dict[str, Any] = {**QUICK, "verify": 0, "learning_rates": 1.0, "mixing": 0.4}
+    found = plan(model, DATASET, FORGET, holdout=HOLDOUT, **few)
+    task = found.task
+    alone = {}
+    for seed in range(12):
+        mine = copy.deepcopy(model)
+        lenient = dataclasses.replace(found, floor=0.0)  # one run, shortened only if it overshoots
+        alone[seed] = lenient.run(mine, seed=seed).retain_accuracy
+    floor = float(np.median(list(alone.values()))) + 1e-6
+    strict = dataclasses.replace(found, floor=floor)
+    assert task is not None
+    tries = set()
+    for seed in range(7):
+        mine = copy.deepcopy(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcome = strict.run(mine, seed=seed)
+        first = [k for k in range(5) if alone[seed + k] >= floor]
+        state = task.state(mine)
+        assert float(state.retain_accuracy[0, 0]) == outcome.retain_accuracy
+        assert float(state.forget_loss[0, 0]) == pytest.approx(outcome.forget_loss)
+        assert outcome.reached
+        if first:  # a shortened last step can save an earlier one
+            assert outcome.tries <= first[0] + 1
+        if outcome.retain_accuracy < floor:
+            assert outcome.tries == 5
+        tries.add(outcome.tries)
+    assert len(tries) > 1
+
+
+def test_a_run_that_keeps_no_floor_says_so(model, planned):
+    hopeless = dataclasses.replace(planned, floor=1.1)
+    mine = copy.deepcopy(model)
+    with pytest.warns(UserWarning, match="floor 1.1"):
+        outcome = hopeless.run(mine, seed=7)
+    assert outcome.tries == 5
+    assert outcome.reached
+    kept = [hopeless._attempt(model, seed)[0].retain_accuracy for seed in range(7, 12)]
+    assert outcome.retain_accuracy == max(kept)
 
 
 @pytest.mark.parametrize(

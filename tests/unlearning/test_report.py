@@ -1,13 +1,17 @@
 """The report: one file, nothing from the network, alt texts, the same bytes each time."""
 
 import re
+import shutil
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
 from lib.unlearning import plan
 from lib.unlearning.report import html
 from tests.unlearning.test_planning import DATASET, FORGET, HOLDOUT, QUICK, trained
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome") or ""
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +65,43 @@ def test_a_plan_without_recommendation_has_a_page(tmp_path):
 
 def test_the_same_plan_gives_the_same_bytes(page):
     assert html(plan(trained(), DATASET, FORGET, holdout=HOLDOUT, **QUICK)) == page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 800, 1400])
+@pytest.mark.parametrize("recommends", [True, False])
+def test_a_reader_without_network_sees_it_all(page, browser, theme, width, recommends, tmp_path):
+    """No serious fault of accessibility, nothing asked for or logged, as wide as the window."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    file = tmp_path / "plan.html"
+    nothing: dict[str, Any] = {"learning_rates": 1e-4, "steps": 2, "seeds": 1, "verify": 0}
+    if not recommends:
+        page = html(plan(trained(), DATASET, FORGET, holdout=HOLDOUT, **{**QUICK, **nothing}))
+    file.write_text(page, encoding="utf-8")
+    context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 800})
+    context.set_offline(True)
+    opened, asked, logged = context.new_page(), [], []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("console", lambda message: logged.append(message.text))
+    opened.goto(file.as_uri())
+    wide = opened.evaluate("document.documentElement.scrollWidth - innerWidth")
+    seen = opened.evaluate("[...document.querySelectorAll('svg, table')].map(e => e.clientHeight)")
+    found = axe.run(opened).response["violations"]
+    context.close()
+    assert asked == [file.as_uri()]
+    assert not logged
+    assert wide <= 0
+    assert min(seen) > 50
+    serious = [one["id"] for one in found if one["impact"] in ("serious", "critical")]
+    assert not serious
