@@ -18,8 +18,9 @@ book: .venv/.installed
 CHROMIUM ?= $(or $(shell command -v chromium || command -v google-chrome || command -v chrome),chromium)
 pdf: .venv/.installed
 	$(BIN)/jupyter-book build . --builder singlehtml -n --keep-going
+	cp _build/singlehtml/book/intro.html _build/singlehtml/book.html  # from where its paths lead
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --no-pdf-header-footer --timeout=600000 \
-		--virtual-time-budget=300000 --print-to-pdf=_build/book.pdf _build/singlehtml/book/intro.html
+		--virtual-time-budget=300000 --print-to-pdf=_build/book.pdf _build/singlehtml/book.html
 
 check: lint
 	$(PYTEST) -m "not long and not slow"

@@ -136,7 +136,12 @@ SETTINGS = {
     "benign_overfitting": ("100 × 100 cells", "with probability 0.1", "at rate 0.1", "at most 0.2"),
     "changelog": ("2×2",),
     "claims": ("20 % more or less",),
-    "deletion": ("5, 4, 1 and 4 times", "70 % of a class", "half a 95 % interval"),
+    "deletion": (
+        "5, 4, 1 and 4 times",
+        "70 % of a class",
+        "half a 95 % interval",
+        "the 95 % intervals of both",
+    ),
     "heat_maps": ("0.95 of the retain edge", "21 × 21 cells"),
     "hessian_tests": ("prediction 20 % off", "at 0.8 and at 1.2 times", "grown 1000-fold"),
     "intro": ("CC BY 4.0",),

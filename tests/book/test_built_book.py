@@ -201,6 +201,23 @@ def test_search_finds_without_a_network(browser):
     page.close()
 
 
+SINGLE = pages.ROOT / "_build" / "singlehtml" / "book.html"
+
+
+@pytest.mark.skipif(not SINGLE.exists(), reason="the PDF is not built; run make pdf")
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
+def test_the_page_that_is_printed_has_all_pictures_and_formulas(browser):
+    page, failed = browser.new_page(), []
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    page.goto(SINGLE.as_uri(), timeout=120_000)
+    page.wait_for_function(
+        "document.querySelectorAll('mjx-container').length >= document.querySelectorAll('.math').length",
+        timeout=120_000,
+    )
+    page.close()
+    assert not failed
+
+
 @needs_book
 def test_the_whole_html_is_small_enough_to_carry():
     size = sum(path.stat().st_size for path in HTML.parent.rglob("*") if path.is_file())
