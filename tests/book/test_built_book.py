@@ -210,10 +210,9 @@ def test_the_page_that_is_printed_has_all_pictures_and_formulas(browser):
     page, failed = browser.new_page(), []
     page.on("requestfailed", lambda request: failed.append(request.url))
     page.goto(SINGLE.as_uri(), timeout=120_000)
-    page.wait_for_function(
-        "document.querySelectorAll('mjx-container').length >= document.querySelectorAll('.math').length",
-        timeout=120_000,
-    )
+    count = "document.querySelectorAll('{}').length"
+    shown = f"{count.format('mjx-container')} >= {count.format('.math')}"
+    page.wait_for_function(shown, timeout=120_000)
     page.close()
     assert not failed
 
