@@ -2,7 +2,9 @@
 
 `python -m lib.book.benchmarks [FILES …]`, which `make benchmark` runs, times `tests/benchmarks` and
 stores a table a file below `book/results/benchmarks/`, with machine and date. A benchmark that has
-a peer names it, and how many times as fast it is, in `benchmark.extra_info` (`peer`, `ratio`).
+a peer names it, and how many times as fast it is, in `benchmark.extra_info` (`peer`, `ratio`); one
+that measures its processes tells their processor seconds and peak memory (`processor_s`,
+`memory_gb`).
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ FOLDER = RESULTS / "benchmarks"
 
 
 def reduced(found: dict[str, Any]) -> pd.DataFrame:
-    """One row a benchmark of pytest-benchmark's JSON: test, median_s, rounds, peer, ratio.
+    """One row a benchmark of pytest-benchmark's JSON: test, median_s, rounds, peer, ratio,
+    processor_s, memory_gb.
 
-    An empty peer and a NaN where the benchmark has none.
+    An empty peer and NaN where the benchmark has none.
     """
     rows = [
         {
@@ -39,7 +42,10 @@ def reduced(found: dict[str, Any]) -> pd.DataFrame:
             "median_s": float(one["stats"]["median"]),
             "rounds": int(one["stats"]["rounds"]),
             "peer": str(one["extra_info"].get("peer", "")),
-            "ratio": float(one["extra_info"].get("ratio", math.nan)),
+            **{
+                name: float(one["extra_info"].get(name, math.nan))
+                for name in ("ratio", "processor_s", "memory_gb")
+            },
         }
         for one in found["benchmarks"]
     ]
@@ -77,7 +83,8 @@ def measured(folder: Path = FOLDER) -> pd.DataFrame:
         tables.append(
             result.table.assign(file=stem.name, machine=result.provenance.device, day=day)
         )
-    columns = ["file", "test", "median_s", "rounds", "peer", "ratio", "machine", "day"]
+    columns = ["file", "test", "median_s", "rounds", "peer", "ratio", "processor_s", "memory_gb"]
+    columns += ["machine", "day"]
     return (
         pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
     )
@@ -85,15 +92,32 @@ def measured(folder: Path = FOLDER) -> pd.DataFrame:
 
 def to_markdown(table: pd.DataFrame) -> str:
     """Rows of `measured` as a Markdown table."""
-    head = ["what", "takes", "compared with", "ratio", "measured"]
-    lines = [f"| {' | '.join(head)} |", "|:--|--:|:--|--:|:--|"]
+    head = ["what", "takes", "peak memory", "compared with", "ratio", "measured"]
+    lines = [f"| {' | '.join(head)} |", "|:--|--:|--:|:--|--:|:--|"]
     for row in table.itertuples():
         ratio = f"{row.ratio:.3g} ×" if math.isfinite(row.ratio) else ""
         what = f"{row.file}: {row.test}".replace("_", " ")
-        lines.append(
-            f"| {what} | {_time(row.median_s)} | {row.peer} | {ratio} | {row.day}, {row.machine} |"
-        )
+        memory = f"{row.memory_gb:.2g} GB" if math.isfinite(row.memory_gb) else ""
+        cells = [what, _time(row.median_s), memory, row.peer, ratio, f"{row.day}, {row.machine}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def remarks(table: pd.DataFrame, files: Path = FILES) -> str:
+    """What is not in the table of `measured`: benchmarks that nobody ran here, and a GPU's times.
+
+    Args:
+        table: from `measured`.
+        files: where the benchmarks are; there are none where a page stands alone, as in Colab.
+    """
+    names = (path.stem.removeprefix("test_") for path in sorted(files.glob("test_*.py")))
+    absent = [name.replace("_", " ") for name in names if name not in {*table["file"]}]
+    parts = (
+        [f"Not measured here: {', '.join(absent)}; `make benchmark` adds them."] if absent else []
+    )
+    if not table["machine"].astype(str).str.contains("NVIDIA|AMD Instinct").any():
+        parts.append("No row is of a GPU: none was at hand.")
+    return " ".join(parts)
 
 
 def _time(seconds: float) -> str:

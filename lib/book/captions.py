@@ -7,12 +7,15 @@ figure, with the caption's numbers in it, a number of its own and a label to ref
 from __future__ import annotations
 
 import re
+import struct
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
+WIDE = 1.8  # pictures wider than that have panels side by side: on a phone they scroll (book.css)
 PLAIN = re.compile(r"Figure (fig-[a-z0-9-]+): (.+)")
 
 
@@ -36,7 +39,10 @@ class Captions(SphinxTransform):
         image["alt"] = alt
         first, *rest = words.children
         caption = nodes.caption(first.rawsource, "", *first.children)
-        figure = nodes.figure("", image, caption, names=[name])
+        png = Path(self.env.srcdir, image["uri"].lstrip("/")).read_bytes()
+        width, height = struct.unpack(">II", png[16:24])
+        classes = ["wide"] if width > WIDE * height else []
+        figure = nodes.figure("", image, caption, names=[name], classes=classes)
         if rest:
             figure += nodes.legend("", *rest)
         self.document.note_explicit_target(figure, figure)

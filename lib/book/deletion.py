@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,21 +10,34 @@ import pandas as pd
 
 from lib.book.rounding import rounded
 from lib.experiments.deletion_cases import Data, Kind
-from lib.experiments.deletion_paths import approach, plane
-from lib.experiments.deletion_runs import GRIDS, METHODS, table
+from lib.experiments.deletion_paths import (
+    MIXINGS,
+    MODELS,
+    RATES,
+    RETRAINED,
+    approach,
+    courses,
+    plane,
+)
+from lib.experiments.deletion_runs import DEEP, GRIDS, METHODS, TUNED_ON, table
 
-# Processor seconds, roughly.
-COSTS = {"digits": 60.0, "fashion": 150.0, "resnet": 20_000.0}
+# Processor seconds of a hundred networks, roughly.
+COSTS = {"digits": 60.0, "fashion": 110.0, "resnet": 4500.0}
 
 
 @dataclass(frozen=True)
 class TableTask:
-    """`deletion_runs.table` of one kind of network, data and forget set."""
+    """`deletion_runs.table` of one kind of network, data and forget set.
+
+    grids: of the methods that are to have another than `GRIDS` gives them.
+    """
 
     data: Data
     kind: Kind
     models: int = 100
-    methods: tuple[str, ...] = METHODS
+    methods: Sequence[str] = METHODS
+    grids: Mapping[str, list[dict[str, float]]] | None = None
+    tuned_on: int = TUNED_ON
     seed: int = 2
 
     @property
@@ -34,13 +47,20 @@ class TableTask:
 
     def parameters(self) -> dict[str, Any]:
         """All that the table depends on but the code, as JSON."""
-        grids = {method: GRIDS.get(method, []) for method in self.methods}
-        return asdict(self) | {"methods": grids}
+        grids = GRIDS | dict(self.grids or {})
+        given = asdict(self) | {"methods": {name: grids.get(name, []) for name in self.methods}}
+        return {name: value for name, value in given.items() if name != "grids"}
 
     def table(self, device: str | None) -> pd.DataFrame:
         """Columns as in `deletion_runs.table`; on the CPU."""
         found = table(
-            self.data, self.kind, models=self.models, methods=self.methods, seed=self.seed
+            self.data,
+            self.kind,
+            models=self.models,
+            methods=tuple(self.methods),
+            grids=GRIDS | dict(self.grids or {}),
+            tuned_on=self.tuned_on,
+            seed=self.seed,
         )
         return rounded(found)
 
@@ -51,20 +71,46 @@ class PathTask:
 
     data: Data
     kind: Kind
+    models: int = MODELS
+    retrained: int = RETRAINED
+    mixings: tuple[float, ...] = MIXINGS
+    rates: tuple[float, ...] = RATES
     seed: int = 2
 
     @property
     def cost(self) -> float:
         """In processor seconds."""
-        return COSTS[self.data] / 3
+        return COSTS[self.data] / 7
+
+    def parameters(self) -> dict[str, Any]:
+        """All that the table depends on but the code, as JSON."""
+        return asdict(self) | {"mixings": list(self.mixings), "rates": list(self.rates)}
+
+    def table(self, device: str | None) -> pd.DataFrame:
+        """Columns as in `approach`; on the CPU."""
+        return rounded(approach(**asdict(self)))
+
+
+@dataclass(frozen=True)
+class CourseTask:
+    """`deletion_paths.courses` of one kind of data and forget set."""
+
+    data: Data
+    kind: Kind
+    seed: int = 2
+
+    @property
+    def cost(self) -> float:
+        """In processor seconds."""
+        return COSTS[self.data] / 6
 
     def parameters(self) -> dict[str, Any]:
         """All that the table depends on but the code, as JSON."""
         return asdict(self)
 
     def table(self, device: str | None) -> pd.DataFrame:
-        """Columns as in `approach`; on the CPU."""
-        return rounded(approach(self.data, self.kind, seed=self.seed))
+        """Columns as in `courses`; on the CPU."""
+        return rounded(courses(**asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -90,19 +136,35 @@ class PlaneTask:
 
 KINDS: tuple[Kind, ...] = ("random", "class", "memorised")
 DATA: tuple[Data, ...] = ("digits", "fashion")
-Task = TableTask | PathTask | PlaneTask
+Task = TableTask | PathTask | CourseTask | PlaneTask
 
 
 def published() -> Mapping[str, Task]:
     """The stored results' tasks, by name."""
     tables = {f"{data}_{kind}": TableTask(data, kind) for data in DATA for kind in KINDS}
     paths = {f"path_{data}_{kind}": PathTask(data, kind) for data in DATA for kind in KINDS}
-    return {"plane": PlaneTask(), **tables, **paths}
+    ways = {f"course_{data}_{kind}": CourseTask(data, kind) for data in DATA for kind in KINDS}
+    return {"plane": PlaneTask(), **tables, **paths, **ways}
 
 
-def hours() -> Mapping[str, TableTask]:
-    """The ResNet's tasks: twenty networks, so no KLoM and no U-LiRA; hours each, not published."""
-    return {f"resnet_{kind}": TableTask("resnet", kind, models=20) for kind in KINDS}
+def long() -> Mapping[str, Task]:
+    """The GroupNorm ResNet's tasks: computed when named, shown where they are stored.
+
+    Twenty networks, so neither KLoM nor U-LiRA; each method's twelve settings on two networks; no
+    Newton step and no plan; for the closest approach two networks, nine settings and ten retrained
+    ones. Fixed before the first run: a quarter of an hour of one processor a table.
+    """
+    tables = {
+        f"resnet_{kind}": TableTask("resnet", kind, models=20, methods=DEEP, tuned_on=2)
+        for kind in KINDS
+    }
+    paths = {
+        f"path_resnet_{kind}": PathTask(
+            "resnet", kind, models=2, retrained=10, rates=(0.01, 0.03, 0.1)
+        )
+        for kind in KINDS
+    }
+    return {**tables, **paths}
 
 
 def live() -> Mapping[str, Task]:

@@ -1,7 +1,7 @@
 // The explorer's page: sliders, figures that follow them, and the state in the address's fragment.
 // `formulas` computes, BokehJS draws; what is written by lib.book.explorer stands in `given`.
 (() => {
-  const root = document.getElementById("explorer");
+  const root = document.getElementById("the-explorer");
   const given = JSON.parse(root.querySelector("script[type='application/json']").textContent);
   const STEPS = 60, RUNS = 24, TINY = 1e-12, HUGE = 1e12;
   const range = (low, high, count) =>

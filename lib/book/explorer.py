@@ -139,7 +139,7 @@ def start_figure() -> Figure:
         laws = axis_laws(family(START), algorithm(START), rate)
         squares = sum(float(w @ X**2) ** steps for w, X in laws) / len(laws)
         right.semilogy(steps, squares, dashes, color=figures.THEORY, label=f"η = {rate:g}")
-    right.set(xlabel="step k", ylabel="mean square E‖δ_k‖²")
+    right.set(xlabel="step k", ylabel="mean square $E‖δ_k‖^2$")
     right.legend(fontsize=9)
     return figure
 

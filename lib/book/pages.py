@@ -30,6 +30,7 @@ from myst_nb.core.read import create_nb_reader
 from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.errors import ExtensionError
 
+from lib.book.plain import names, plain
 from lib.store import code as code_version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +64,8 @@ def stamp(repository: str) -> None:
     """Give this checkout the address of a published copy, wherever it tells a reader an address.
 
     Pages and notebooks install from it, README clones it, CITATION.cff names it, and the launch
-    buttons of the next build open its notebooks. Stamping again, or anew, is no different.
+    buttons of the next build open its notebooks, whose text is made plain (`lib.book.plain`) for
+    Colab. Stamping again, or anew, is no different.
 
     Args:
         repository: `OWNER/NAME` on GitHub.
@@ -78,11 +80,15 @@ def stamp(repository: str) -> None:
         path = ROOT / name
         path.write_text(_put(text.format(url=url), place, path.read_text(), name))
     line = INSTALL_LINE.format(url=url)
+    known = names(sorted(BOOK.glob("*.md")), BOOK / "references.bib")
     for page in executable_pages():
         page.write_text(_put(line, INSTALL, page.read_text(), page.name))
         notebook = nbformat.read(pair(page), as_version=4)
         cell = next(cell for cell in notebook.cells if INSTALL.search(cell.source))
         cell.source = _put(line, INSTALL, cell.source, pair(page).name)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = plain(cell.source, known, page.stem)
         pair(page).write_text(nbformat.writes(notebook) + "\n")
 
 
@@ -120,7 +126,7 @@ def stored_results(page: Path) -> list[Path]:
     found = (path for path in sorted(folder.rglob("*.*")) if path.suffix in (".csv", ".json"))
     results = [path for path in found if path.relative_to(folder).parts[0].startswith((*names,))]
     results += [pair(other) for other in _readable()] if "pages" in names else []
-    sources = [ROOT / "_toc.yml", *sorted(BOOK.glob("*.md"))] if "sources" in names else []
+    sources = [ROOT / "_toc.yml", *sorted(page.parent.glob("*.md"))] if "sources" in names else []
     return results + [path for path in sources if path != page]
 
 

@@ -91,6 +91,19 @@ def results(
     return read(published, folder, code)
 
 
+def present(chapter: ModuleType) -> dict[str, store.Result]:
+    """Those of a chapter's `long` results that are stored: they are computed only when named.
+
+    Raises:
+        StaleResult, DamagedResult: from `lib.store.read`.
+    """
+    folder = folder_of(chapter)
+    there = {
+        name: task for name, task in chapter.long().items() if (folder / f"{name}.json").exists()
+    }
+    return read(there, folder, code_of(chapter))
+
+
 def stored_or_live(chapter: ModuleType, name: str, task: Task) -> store.Result:
     """One result, read where it is stored with the task's parameters, computed where it is not.
 
@@ -166,7 +179,7 @@ def _one(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Bring stored results up to date: all of them, a chapter's, or those named."""
+    """Bring stored results up to date: all published, a chapter's, or those named, `long` too."""
     parser = argparse.ArgumentParser(prog="python -m lib.book.stored", description=main.__doc__)
     parser.add_argument("chapter", nargs="?", choices=CHAPTERS, help="default: all")
     parser.add_argument("names", nargs="*", help="default: all of the chapter's")
@@ -174,9 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in [given.chapter] if given.chapter else CHAPTERS:
         chapter = import_module(f"lib.book.{name}")
         tasks = chapter.published()
-        if unknown := {*given.names} - {*tasks}:
-            parser.error(f"names must be among {', '.join(tasks)}, got {', '.join(unknown)}")
-        wanted = {key: tasks[key] for key in given.names or tasks}
+        known = {**tasks, **getattr(chapter, "long", dict)()}
+        if unknown := {*given.names} - {*known}:
+            parser.error(f"names must be among {', '.join(known)}, got {', '.join(unknown)}")
+        wanted = {key: known[key] for key in given.names or tasks}
         for key, result in results(chapter, "full", wanted, {}).items():
             print(f"{name}/{key}: {len(result.table)} rows, {result.provenance.stamp}")
 

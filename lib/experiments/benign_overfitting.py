@@ -49,6 +49,7 @@ from lib.randomness import seed_sequence, stream
 
 # Runs trained together on a CPU; a larger batch leaves the cache, a smaller one pays overhead.
 CHUNK = 250
+LARGEST_REPEATS = 1000  # some four seconds at one cell
 LARGEST_NORM = 1e12  # of a signal, in units of the noise
 
 
@@ -121,11 +122,12 @@ def error_map(
 ) -> ErrorMap:
     """Test error and training loss over a grid of signal norms ‖μ‖ (σ_p = 1) and dimensions d.
 
-    Raises ValueError for a negative norm or for a dimension below 2·filters + 1 + n.
+    Raises ValueError for a negative norm, a dimension below 2·filters + 1 + n, or more than 1,000
+    repeats.
     """
     setting = BenignSetting() if setting is None else setting
     require_kind("setting", setting, BenignSetting)
-    repeats, seed = require_count("repeats", repeats, 1), require_seed(seed)
+    repeats, seed = require_count("repeats", repeats, 1, LARGEST_REPEATS), require_seed(seed)
     require_device(device)
     place = device or getattr(signal_norms, "device", "cpu")
     norms = _numbers("signal_norms", signal_norms, place)
@@ -146,7 +148,7 @@ def error_map(
 def first_below(signal_norms: Sequence[float] | Tensor, errors: Tensor, level: float) -> Tensor:
     """The first ‖μ‖ of each row whose error is at most `level`, as published; NaN where none is."""
     norms = _cells(signal_norms, errors, level)
-    below = errors <= level
+    below = errors <= float(level)
     first = norms[below.int().argmax(1)]
     return torch.where(below.any(1), first, math.nan)
 

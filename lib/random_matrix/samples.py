@@ -82,7 +82,7 @@ class GaussianEnsemble:
 
     @property
     def null_critical_mixing(self) -> float:
-        """α* to expect without signal at this very size, the Tracy–Widom shift included; p ≤ n_r.
+        """α* to expect without signal at this very size, the Tracy–Widom shift included; p < n_r.
 
         α* = 1/(1 + κ) with log(κ n_f/n_r) = m + s·TW, TW of mean −1.2065 (real matrices), and
 
@@ -91,10 +91,11 @@ class GaussianEnsemble:
 
         Source: Johnstone, "Multivariate analysis and Jacobi ensembles", Annals of Statistics 36
         (2008) 2638–2716: the law of the logit, centred and scaled, is TW's up to O(p^{-2/3}).
-        Raises ValueError for p > n_r, where α* = 0, and for an ensemble with a signal.
+        Raises ValueError for p > n_r, where α* = 0, for p = n_r, where m = ∞ (a hard edge, under
+        another law), and for an ensemble with a signal.
         """
-        if self.dim > self.n_retain or self.shared_strength or self.forget_strength:
-            raise ValueError(f"ensemble must be without signal, dim <= n_retain, got {self}")
+        if self.dim >= self.n_retain or self.shared_strength or self.forget_strength:
+            raise ValueError(f"ensemble must be without signal, dim < n_retain, got {self}")
         total = self.n_retain + self.n_forget - 1
         shares = [(pick(self.dim, self.n_forget) - 0.5) / total for pick in (min, max)]
         gamma, phi = (2 * math.asin(math.sqrt(share)) for share in shares)

@@ -109,6 +109,7 @@ def stopping_step(
     Source: book, thm-window.
     """
     amplification = require_above("amplification", amplification, 1)
+    require_setting(curvature, algorithm)
     if algorithm.momentum or algorithm.sampling == RESHUFFLED:
         return _pace(amplification, growth_factor(curvature, algorithm, learning_rate))
     return _steps_until(amplification, SecondMoment.of(curvature, algorithm), learning_rate)

@@ -3,13 +3,14 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 
 from lib.book import benchmarks
 
 FILE = """
 def test_fast(benchmark):
-    benchmark.extra_info.update(peer="a loop", ratio=2.5, more=[1, 2])
+    benchmark.extra_info.update(peer="a loop", ratio=2.5, memory_gb=1.5, more=[1, 2])
     benchmark.pedantic(sum, args=([1, 2],), rounds=3)
 
 def test_alone(benchmark):
@@ -32,9 +33,22 @@ def test_what_was_measured_comes_back_with_its_peer_its_machine_and_its_day(tmp_
     assert table["day"].str.fullmatch(r"\d{4}-\d\d-\d\d").all()
     text = benchmarks.to_markdown(table)
     assert "| sums: fast |" in text
-    assert "| 2.5 × |" in text
+    assert "| 1.5 GB | a loop | 2.5 × |" in text
     sidecar = json.loads((tmp_path / "results" / "sums.json").read_text())
     assert sidecar["code"]
+
+
+def test_what_was_not_measured_is_said(tmp_path):
+    columns = ["file", "machine"]
+    for name in ("sums", "long_runs"):
+        (tmp_path / f"test_{name}.py").touch()
+    table = pd.DataFrame([("sums", "AMD EPYC, 2 cores")], columns=columns)
+    text = benchmarks.remarks(table, tmp_path)
+    assert text.startswith("Not measured here: long runs; ")
+    assert text.endswith("No row is of a GPU: none was at hand.")
+    table = pd.DataFrame([("sums", "a"), ("long_runs", "NVIDIA H100")], columns=columns)
+    assert benchmarks.remarks(table, tmp_path) == ""
+    assert "sums" in benchmarks.remarks(table[:0], tmp_path)
 
 
 def test_a_benchmark_that_fails_is_not_stored(tmp_path):

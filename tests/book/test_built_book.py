@@ -1,5 +1,6 @@
 """The built HTML as a reader meets it; skipped until `make book` has built it."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -7,7 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lib.book import pages
+from lib.book import explorer, pages
+from lib.stability.dynamics import growth_factor
+from tests.support.commuting import curvature_of
 
 HTML = pages.ROOT / "_build" / "html" / "book"
 pytestmark = pytest.mark.long
@@ -121,10 +124,12 @@ class Anchors(HTMLParser):
     def __init__(self):
         super().__init__()
         self.names, self.links, self.description = set(), [], ""
+        self.ids = []
 
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
         self.names |= {values.get("id"), values.get("name")}
+        self.ids += [values["id"]] if values.get("id") else []
         if tag == "a" and values.get("href"):
             self.links.append(values["href"])
         if tag == "meta" and values.get("name") == "description":
@@ -153,6 +158,47 @@ def test_links_lead_somewhere_and_a_page_says_what_it_is(built):
         assert target.exists(), link
         if name and target.suffix == ".html" and not target.name.startswith("genindex"):
             assert name in anchors(target).names, link
+
+
+@needs_book
+@each_built
+def test_a_name_stands_once_in_an_article(built):
+    """A script that looks for its element by name finds a heading's section otherwise."""
+    ids = [name for name in anchors(built).ids if not name.startswith(("MJX", "mjx"))]
+    assert sorted(ids) == sorted(set(ids))
+
+
+@needs_book
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
+@pytest.mark.parametrize("name", ["intro", "explorer"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_explorer_moves_on_the_pages_that_have_it(name, width, browser):
+    context = browser.new_context(offline=True, viewport={"width": width, "height": 800})
+    page = context.new_page()
+    page.goto((HTML / f"{name}.html").as_uri(), timeout=120_000)
+    page.wait_for_selector("#explorer-growth canvas")
+    box = page.locator("#explorer-map canvas").first.bounding_box()
+    assert box["width"] > 250
+    control = page.locator("input[name=alpha]")
+    control.press("End")
+    setting = dict(explorer.START) | {"alpha": float(control.input_value())}
+    page.wait_for_function(
+        "document.querySelector('#the-explorer').dataset.drawn === location.hash"
+    )
+    found = float(page.locator("[data-out=square]").get_attribute("data-value"))
+    rho = growth_factor(curvature_of(explorer.family(setting)), explorer.algorithm(setting), 1.0)
+    assert setting["eta"] == 1.0
+    assert abs(found - math.log(rho) / 2) < 1e-9
+    context.close()
+
+
+@needs_book
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
+def test_search_finds_without_a_network(browser):
+    page = browser.new_context(offline=True).new_page()
+    page.goto((HTML.parent / "search.html").as_uri() + "?q=forgettability")
+    page.wait_for_selector("#search-results ul.search li a[href='book/coherence.html']")
+    page.close()
 
 
 @needs_book

@@ -214,7 +214,9 @@ READ = """() => {
 
 
 def settled(page):
-    page.wait_for_function("document.querySelector('#explorer').dataset.drawn === location.hash")
+    page.wait_for_function(
+        "document.querySelector('#the-explorer').dataset.drawn === location.hash"
+    )
     page.wait_for_timeout(100)
     return page.evaluate(READ)
 
@@ -256,7 +258,7 @@ def test_an_address_keeps_the_state_and_a_tap_sets_it(offline):
     assert (found["alpha"], found["eta"]) == (0.44, explorer.START["eta"])
     assert offline.locator("select[name=sampling]").input_value() == "with_replacement"
     box = offline.locator("#explorer-map").bounding_box()
-    offline.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    offline.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"])
     offline.wait_for_function("document.querySelector('input[name=alpha]').value !== '0.44'")
     assert 0.4 < settled(offline)["alpha"] < 0.7
     offline.click("button[name=reset]")

@@ -103,7 +103,8 @@ def test_dependencies_follow_imports_through_lib():
 def test_fingerprint_sees_a_change_in_an_indirect_import(tmp_path, monkeypatch):
     for name in ("lib", "book"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "constraints.txt", tmp_path)
+    for name in ("constraints.txt", "_toc.yml"):
+        shutil.copy(ROOT / name, tmp_path)
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     page = tmp_path / "book" / "intro.md"
     before = pages.fingerprint(page)
@@ -119,7 +120,8 @@ def test_fingerprint_sees_a_change_in_an_indirect_import(tmp_path, monkeypatch):
 def test_fingerprint_sees_a_pages_stored_results(tmp_path, monkeypatch):
     for name in ("lib", "book"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "constraints.txt", tmp_path)
+    for name in ("constraints.txt", "_toc.yml"):
+        shutil.copy(ROOT / name, tmp_path)
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     page, results = tmp_path / "book" / "intro.md", tmp_path / "book" / "results"
     before = pages.fingerprint(page)

@@ -54,7 +54,7 @@ PREDICTIONS = [
     ("linearized_dynamics", "some rate is stable", "rates_found"),  # η*
     ("thresholds", "The threshold is attained at every pair", "formula"),
     ("coherence", "The coherence matrix of three data sets", "predicted_cross"),
-    ("tangent_model", "Predicted and real time to the target", "predicted"),
+    ("tangent_model", "Steps at which the forget loss passes", "predicted"),
     ("tangent_model", "Two orthogonal unit samples", "distance"),
     ("deletion", "The null: a second set", "floor"),
     ("deletion", "Stable, and drifting away", "rest"),

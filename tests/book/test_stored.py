@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib import store
-from lib.book import benign_overfitting, heat_maps
+from lib.book import benign_overfitting, deletion, heat_maps
 from lib.book import stored as stored_results
 from lib.book.benign_overfitting import BenignTask
 from lib.book.rounding import rounded
@@ -47,6 +47,20 @@ def test_only_what_is_missing_damaged_or_stale_is_computed(tmp_path):
         stored_results.read(named, folder, "code")
     assert stored_results.bring_up_to_date(named, folder, "code") == ["b"]
     assert stored_results.bring_up_to_date(named, folder, "other code") == ["a", "b"]
+
+
+def test_what_takes_long_is_computed_when_named_and_shown_where_it_is(tmp_path, monkeypatch):
+    log, folder = tmp_path / "log", tmp_path / "deletion"
+    one, two = (Doubling(value, str(log)) for value in (1.0, 2.0))
+    monkeypatch.setattr(stored_results, "RESULTS", tmp_path)
+    monkeypatch.setattr(stored_results, "code_of", lambda chapter: "code")
+    monkeypatch.setattr(deletion, "published", lambda: {"one": one})
+    monkeypatch.setattr(deletion, "long", lambda: {"two": two})
+    stored_results.main(["deletion"])
+    assert stored_results.present(deletion) == {}
+    stored_results.main(["deletion", "two"])
+    assert stored_results.present(deletion)["two"].table["double"].tolist() == [4.0]
+    assert {path.stem for path in folder.iterdir()} == {"one", "two"}
 
 
 def map_of(task):

@@ -54,6 +54,7 @@ def test_the_seed_decides_everything():
     first, again, other = (signal_noise(6, 4, 0.5, seed=s) for s in (1, 1, 2))
     assert torch.equal(first.patches, again.patches)
     assert not torch.equal(first.patches, other.patches)
+    assert torch.equal(signal_noise(4, 6, 1.0).patches, signal_noise(4, 6, 1.0, seed=0).patches)
 
 
 def test_subset_and_dtype():

@@ -105,6 +105,17 @@ def test_batches_have_the_stated_law():
         assert float(found) == pytest.approx(variance, rel=0.03)
 
 
+@pytest.mark.parametrize("run", [ascent_descent, linearised])
+def test_the_default_seed_is_zero(run):
+    model, rule = trained(), AscentDescent(0.3, 3, 2)
+    plain, zero, one = (
+        run(model, FORGET, rule, 0.1, steps=3, **given).distance
+        for given in ({}, {"seed": 0}, {"seed": 1})
+    )
+    assert torch.equal(plain, zero)
+    assert not torch.equal(plain, one)
+
+
 def test_small_displacements_follow_the_linearised_recursion():
     """δ ← δ − ηAδ with A from autograd gradients at w*, never growing faster than √ρ(T) a step."""
     # Wide data keep the optimum off the ReLU kinks; the residual stays far below the displacement.

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_contours_and_the_boundary_fit():
     fitted = benign_overfitting.fit_boundary(dims, crossings, 20)
     assert fitted.constant == pytest.approx(3.0, rel=0.01)
     assert fitted.exponent == pytest.approx(1.0, abs=0.01)
-    first = benign_overfitting.first_below(norms, errors, 0.3)
+    first = benign_overfitting.first_below(norms, errors, Fraction(3, 10))  # type: ignore[arg-type]
     assert bool(((first >= centre) & (first < centre + 0.0501)).all())
     nowhere = benign_overfitting.contour(norms, errors, 0.05)
     assert bool(torch.isnan(nowhere).all())
@@ -171,6 +172,7 @@ def test_one_row_of_the_published_map():
         ("signal_norms", {"signal_norms": [-0.1]}),
         ("dims", {"dims": [40]}),
         ("repeats", {"repeats": 0}),
+        ("repeats", {"repeats": 1001}),
     ],
 )
 def test_bad_input_is_named(name, arguments):

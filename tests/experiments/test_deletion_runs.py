@@ -1,14 +1,17 @@
 """The deletion chapter's experiments: what they are made of, each against something plainer."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch.nn.utils import vector_to_parameters
 
+from lib.book import deletion
 from lib.experiments import deletion_cases, deletion_paths, deletion_runs
 from lib.experiments.deletion_cases import Case, architecture
-from lib.unlearning.population import Population, Schedule
+from lib.unlearning.population import Population, Schedule, train
 from lib.unlearning.tangent import TangentModel, follow
 from lib.unlearning.yardsticks import klom_floor
 
@@ -79,7 +82,8 @@ def test_an_approach_finds_the_step_that_is_nearest_by_hand(case):
 def test_timing_scores_only_the_runs_that_pass_the_closest_point():
     table = pd.DataFrame(
         {"real_time": [10, 20, 0, 60], "predicted_time": [11, 30, 0, 20],
-         "nearest": [1.0, 1.0, 1.0, 1.0], "at_predicted": [1.0, 1.2, 1.0, 1.0]}
+         "nearest": [1.0, 1.0, 1.0, 1.0], "at_predicted": [1.0, 1.2, 1.0, 1.0],
+         "data": "digits", "kind": "class", "model": [0, 1, 2, 3]}
     )  # fmt: skip
     found = deletion_paths.timing(table)
     assert found["passing"] == 2
@@ -87,6 +91,47 @@ def test_timing_scores_only_the_runs_that_pass_the_closest_point():
     assert (found["low"], found["high"]) == (pytest.approx(0.1), pytest.approx(0.5))
     assert found["agree"] == 0.75
     assert found["cost"] == pytest.approx(1.1)
+
+
+def test_runs_of_one_network_are_drawn_together():
+    """Two networks with four equal runs each: three medians, whatever the number of runs."""
+    table = pd.DataFrame({"data": "digits", "kind": "class", "model": [0] * 4 + [1] * 4})
+    table["error"] = [0.0] * 4 + [1.0] * 4
+    assert deletion_paths.median_interval(table, "error") == (0.0, 1.0)
+    apart = table.assign(model=range(8), error=np.linspace(0, 1, 8))
+    low, high = deletion_paths.median_interval(apart, "error")
+    assert 0 < low < 0.5 < high < 1
+
+
+def test_what_is_not_looked_at_is_nan_and_the_rest_is_the_same(case):
+    gone, _, test = case.sets()
+    for walk in (deletion_paths.networks, deletion_paths.tangents):
+        whole = torch.stack(list(walk(case, SCHEDULE, 0.3)))
+        part = torch.stack(list(walk(case, SCHEDULE, 0.3, gone | test)))
+        torch.testing.assert_close(part[:, :, gone | test], whole[:, :, gone | test])
+        assert bool(part[:, :, ~(gone | test)].isnan().all())
+
+
+def test_courses_are_the_means_of_what_approach_summarises(case, monkeypatch):
+    wanted = torch.full((N + TEST, 10), 0.1)
+    end = deletion_paths.Goal(case, wanted, torch.ones(N + TEST), 0.25)
+    monkeypatch.setattr(deletion_paths, "goal", lambda *a, **k: end)
+    monkeypatch.setattr(deletion_paths, "STEPS", 8)
+    monkeypatch.setattr(deletion_paths, "MIXINGS", (0.3,))
+    monkeypatch.setattr(deletion_paths, "RATES", (0.01,))
+    rows = deletion_paths.approach("digits", "class", seed=1, mixings=(0.3,), rates=(0.01,))
+    found = deletion_paths.courses("digits", "class", seed=1).set_index("step")
+    assert [*found.index] == [0, 4, 8]
+    assert found.loc[0, "distance"] == pytest.approx(rows["start"].mean())
+    assert found.loc[0, "predicted"] == pytest.approx(rows["start"].mean())
+    outputs = case.networks.outputs(case.inputs)
+    by_hand = [float(torch.nn.functional.cross_entropy(f, case.targets)) for f in outputs]
+    sizes = {"forget": GONE, "retain": N - GONE, "test": TEST}
+    whole = sum(found.loc[0, name] * size for name, size in sizes.items()) / (N + TEST)
+    assert whole == pytest.approx(np.mean(by_hand), rel=1e-5)
+    last = deletion_runs.neg_grad_plus(case.networks, Schedule(0.01, 8, seed=1), mixing=0.3)
+    gone = float(case.networks.at(last).mean_loss(case.forget).mean())
+    assert found.loc[8, "forget"] == pytest.approx(gone, rel=1e-5)
 
 
 def test_intervals_of_a_mean_are_the_textbook_s():
@@ -120,6 +165,58 @@ def test_yardsticks_call_the_retrained_deleted_and_the_original_not():
     assert anti["U-LiRA, forget"] > 0.95
     assert anti["output gap, forget"] > 3 * null["output gap, forget"]
     assert anti["tug of war"] < null["tug of war"]
+
+
+@pytest.fixture(scope="module")
+def ends():
+    """Every yardstick of networks that are trained: two null populations, and the original."""
+    inputs, targets = deletion_cases.samples("digits", 3)
+    kept = 200
+    forget = (targets[:kept] == 3) & (torch.arange(kept) < 180)
+    given: dict[str, Any] = {"models": deletion_runs.LEAST, "epochs": 30, "learning_rate": 0.01}
+    x, y, net = inputs[:kept], targets[:kept], architecture("digits")
+    trained = train(net, x, y, seed=0, **given)
+    three = [train(net, x[~forget], y[~forget], seed=seed, **given) for seed in (1, 2, 3)]
+    at = Case(
+        "digits", Population(net, x, y, forget, trained), inputs[:500], targets[:500],
+        three[0], three[1], 1.0,
+    )  # fmt: skip
+    return [
+        deletion_runs.judged(at, weights).set_index("yardstick")
+        for weights in (three[1], three[2], trained)
+    ]
+
+
+ON_NETWORKS = (
+    "forget accuracy", "forget loss", "tug of war", "tug of war, MIA", "membership score",
+    "output gap, forget", "output gap, test", "KLoM, forget", "KLoM, test", "U-LiRA, forget",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ON_NETWORKS)
+def test_null_and_anti_null_of_every_yardstick_on_trained_networks(ends, name):
+    """Two retrained populations agree to within their intervals; the original is far outside."""
+    null, other, anti = (table.loc[name] for table in ends)
+    reach = np.hypot(null["high"] - null["value"], other["high"] - other["value"])
+    # Two 95 % intervals of 2.262 standard errors: 3.3 of them are passed once in a thousand.
+    assert abs(null["value"] - other["value"]) < 1.5 * reach + 0.01
+    assert abs(anti["value"] - null["value"]) > 3 * reach
+
+
+def test_the_weight_gap_of_networks_from_other_starts_tells_nothing(ends):
+    """Its null and anti-null are those of one optimum (test_yardsticks); here both are near √2."""
+    null, _, anti = (table.loc["weight gap", "value"] for table in ends)
+    assert abs(anti / null - 1) < 0.1
+    assert null == pytest.approx(2**0.5, rel=0.1)
+
+
+def test_a_row_can_be_had_with_another_grid():
+    own = {"NPO": [{"learning_rate": 0.01, "beta": 2.0}]}
+    task = deletion.TableTask("digits", "class", methods=["NPO", "SCRUB"], grids=own)
+    methods = task.parameters()["methods"]
+    assert methods == {"NPO": own["NPO"], "SCRUB": deletion_runs.GRIDS["SCRUB"]}
+    plain = deletion.TableTask("digits", "class").parameters()["methods"]
+    assert plain == {name: deletion_runs.GRIDS.get(name, []) for name in deletion_runs.METHODS}
 
 
 def test_a_setting_that_overflows_is_not_chosen(case):

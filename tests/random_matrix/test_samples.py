@@ -197,7 +197,7 @@ def test_bad_input_raises():
         GaussianEnsemble(3, 4, 10**12 + 1)
     with pytest.raises(ValueError, match="shared_strength"):
         GaussianEnsemble(3, 4, 5, shared_strength=-1.0)
-    for ensemble in (ENSEMBLE, GaussianEnsemble(3, 2, 5)):
+    for ensemble in (ENSEMBLE, GaussianEnsemble(3, 2, 5), GaussianEnsemble(3, 3, 5)):
         with pytest.raises(ValueError, match="without signal"):
             _ = ensemble.null_critical_mixing
     with pytest.raises(ValueError, match="mixing"):

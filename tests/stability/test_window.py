@@ -108,6 +108,11 @@ def test_growth_factor_of_a_step_that_kills_everything_is_zero():
         assert rho == pytest.approx(0.0, abs=1e-12)
 
 
+def test_a_stopping_step_of_no_algorithm_is_refused():
+    with pytest.raises(TypeError, match="algorithm must be"):
+        stopping_step(grouped_family(6, 6, 1, 1, 1.0, 1.0), None, 0.1, amplification=2.0)  # type: ignore[arg-type]
+
+
 def test_window_refuses_a_growth_too_slow_to_resolve():
     curvature, algorithm = grouped_family(6, 6, 1, 1, 1.0, 1.0), AscentDescent(0.5, 2, 2)
     with pytest.raises(ValueError, match="amplification must exceed"):

@@ -30,6 +30,7 @@ ALSO = {"seeds": {"seed"}, "batches": {"batch"}, "sigmas": {"sigma"}, "crossings
 ALSO |= {"factors": {"forget"}, "signal_norms": {"errors"}, "setting": {"dims"}}
 ALSO |= {"unlearned_margins": {"retrained_margins"}, "outputs": {"targets"}}
 ALSO |= {"inputs": {"targets", "forget", "trained"}}
+ALSO |= {"algorithm": {"learning_rate"}}  # a sound algorithm may leave a rate no room
 
 
 class TooLong(Exception):

@@ -92,6 +92,31 @@ def test_gaps_by_hand():
     torch.testing.assert_close(output_gap(u, r), torch.tensor([0.125], dtype=torch.float64))
 
 
+def test_weight_gap_s_null_and_anti_null_where_there_is_one_optimum():
+    """Ridge regression by gradient descent: retrained from two starts, and the original."""
+    drawn = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 4, dtype=torch.float64, generator=drawn)
+    y = torch.randn(30, dtype=torch.float64, generator=drawn)
+
+    def fitted(members, start):
+        w = start.clone()
+        for _ in range(3000):
+            w -= 0.1 * (x[members].T @ (x[members] @ w - y[members]) / len(y[members]) + 0.1 * w)
+        return w[None]
+
+    kept, everyone = slice(10, 30), slice(0, 30)
+    starts = torch.randn(3, 4, dtype=torch.float64, generator=drawn)
+    reference = fitted(kept, starts[0])
+    assert float(weight_gap(fitted(kept, starts[1]), reference)) < 1e-12
+    assert float(weight_gap(fitted(everyone, starts[2]), reference)) > 0.1
+
+
+def test_accuracies_null_is_no_gap_and_no_tug():
+    same = Accuracies(0.6, 0.9, 0.8)
+    assert accuracy_gap(same, same) == (0, 0, 0)
+    assert tug_of_war_mia(same, same, 0.3, 0.3) == 1
+
+
 def test_tug_of_war_with_membership_by_hand():
     u, r = Accuracies(0.0, 0.9, 0.8), Accuracies(1.0, 1.0, 0.75)
     assert tug_of_war_mia(u, r, 0.4, 0.7) == pytest.approx(0.7 * 0.9 * 0.95)
