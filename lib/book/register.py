@@ -108,13 +108,14 @@ OBJECTIONS = {
         ("real_images", "Escape is not deletion"),
         ("signal_noise_cnn", "Coherence, steps and distance all rise"),
         ("signal_noise_cnn", "under a retraining yardstick"),
-        ("deletion", ""),
+        ("deletion", "A run that goes on to the retrained networks' forget loss"),
     ),
-    "Where is membership inference?": (("deletion", ""),),
+    "Where is membership inference?": (("deletion", "The method whose membership score"),),
     "Where are the baselines?": (
         ("hessian_tests", "What it measures."),
         ("heat_maps", "A prediction that is off does worse"),
-        ("your_model", ""),
+        ("deletion", "By tug of war the best of"),
+        ("your_model", "The plan's runs are at the target"),
     ),
     "Real images, deep networks, the loss that people train with?": (
         ("real_images", "Observed and predicted growth agree"),
@@ -140,7 +141,7 @@ SETTINGS = {
         "5, 4, 1 and 4 times",
         "70 % of a class",
         "half a 95 % interval",
-        "the 95 % intervals of both",
+        "the 95 % intervals of",
     ),
     "heat_maps": ("0.95 of the retain edge", "21 × 21 cells"),
     "hessian_tests": ("prediction 20 % off", "at 0.8 and at 1.2 times", "grown 1000-fold"),
@@ -161,6 +162,10 @@ SETTINGS = {
         "its 95 % interval",
         "(0.1, by Jia",
         "all at mixing 0.1",
+        # Of the code as it was before cases had been looked at: no code computes them now.
+        "98.73 and 98.61 %",
+        "98.84 and 98.85 %",
+        "70 % of the dresses",
     ),
 }
 NUMBER = re.compile(

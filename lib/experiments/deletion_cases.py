@@ -21,7 +21,7 @@ from lib.unlearning.population import Population, losses_of, train
 
 Data = Literal["digits", "fashion", "resnet"]
 Kind = Literal["random", "class", "memorised"]
-TRAINED, WATCHED = 700, 300
+TRAINED, WATCHED, SPARE = 700, 300, 300
 EPOCHS, RATE = 30, 0.01  # of Adam, batches of 50
 SHARE, CLASS_SHARE = 0.1, 0.7
 JUDGED, TUNED = 3, 5  # the class of which most is forgotten
@@ -76,12 +76,23 @@ def architecture(data: Data) -> nn.Module:
 
 def samples(data: Data, seed: int) -> tuple[Tensor, Tensor]:
     """TRAINED + WATCHED samples in a random order of this seed."""
+    inputs, targets = (part[: TRAINED + WATCHED] for part in _drawn(data, seed))
+    return inputs, targets
+
+
+def spare(data: Data, seed: int) -> tuple[Tensor, Tensor]:
+    """SPARE samples more, which no network is trained or judged on: a holdout for `plan`."""
+    inputs, targets = (part[TRAINED + WATCHED :] for part in _drawn(data, seed))
+    return inputs, targets
+
+
+def _drawn(data: Data, seed: int) -> tuple[Tensor, Tensor]:
     if data == "digits":
-        drawn = digits(TRAINED, WATCHED, seed=seed)
+        drawn = digits(TRAINED, WATCHED + SPARE, seed=seed)
         return drawn.images.float(), drawn.digits.long()
     inputs, targets = fashion_mnist()
     order = torch.randperm(len(inputs), generator=stream("network data", seed), device="cpu")
-    chosen = order[: TRAINED + WATCHED]
+    chosen = order[: TRAINED + WATCHED + SPARE]
     return inputs[chosen], targets[chosen]
 
 

@@ -22,7 +22,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib.experiments.deletion_cases import JUDGED, TUNED, Case, Data, Kind, architecture, case
+from lib.experiments.deletion_cases import (
+    JUDGED,
+    TUNED,
+    Case,
+    Data,
+    Kind,
+    architecture,
+    case,
+    spare,
+)
 from lib.unlearning.methods import (
     distillation,
     fine_tuning,
@@ -121,8 +130,11 @@ def tuned(at: Case, method: str, grid: list[dict[str, float]], *, seed: int) -> 
     return grid[int(np.argmax(scores))]
 
 
-def planned(at: Case) -> dict[str, float] | None:
-    """What `plan` recommends for the first network, told the target; None if nothing."""
+def planned(at: Case, seed: int) -> dict[str, float] | None:
+    """What `plan` recommends for the first network, told the target; None if nothing.
+
+    Its held-out samples are none of those that methods are judged on.
+    """
     model, kept = architecture(at.data), len(at.forget)
     torch.nn.utils.vector_to_parameters(at.networks.stacked[0], model.parameters())
     with warnings.catch_warnings():
@@ -131,7 +143,7 @@ def planned(at: Case) -> dict[str, float] | None:
             model,
             (at.inputs[:kept], at.targets[:kept]),
             at.forget,
-            holdout=(at.inputs[kept:], at.targets[kept:]),
+            holdout=spare(at.data, seed),
             target=at.target,
             sampling="without_replacement",
             **PLANNED,
@@ -240,7 +252,7 @@ def table(
     for method in methods:
         plan_only = method == "plan"
         setting: Any = (
-            planned(at) if plan_only else tuned(trial, method, grids[method], seed=seed + 1)
+            planned(at, seed) if plan_only else tuned(trial, method, grids[method], seed=seed + 1)
         )
         if setting is not None:
             shown = ", ".join(f"{name} {number:.3g}" for name, number in setting.items())

@@ -261,3 +261,11 @@ def test_resistance_and_need_are_apart_on_the_plane():
     assert clear["gap"] < 0.05 < 0.5 < noisy["gap"]
     assert clear["steps"] > 20 * noisy["steps"]
     assert noisy["floor"] < 1e-3
+
+
+@pytest.mark.parametrize("data", ["digits", "fashion"])
+def test_the_holdout_of_plan_is_trained_and_judged_on_by_none(data):
+    used, spare = deletion_cases.samples(data, 3)[0], deletion_cases.spare(data, 3)[0]
+    both = torch.cat([used, spare]).flatten(1)
+    assert len(spare) == deletion_cases.SPARE
+    assert len(torch.unique(both, dim=0)) == len(both)
