@@ -245,14 +245,15 @@ def _answers(several: dict[str, tuple[tuple[str, str], ...]]) -> Iterable[tuple[
 
 
 def select(found: list[Entry], key: tuple[str, str]) -> list[Entry]:
-    """The claim of a page that has these words; for no words all its claims, none without a page.
+    """The claim of a page that has these words, all for no words; none where the page has not run.
 
     Raises:
         ValueError: there is no such claim, or more than one.
     """
     page, words = key
-    there = [one for one in found if one.page == page and words in one.record.sentence]
-    if words and len(there) != 1:
+    on_page = [one for one in found if one.page == page]
+    there = [one for one in on_page if words in one.record.sentence]
+    if on_page and words and len(there) != 1:
         raise ValueError(f"{page} must have one claim with the words {words!r}, got {len(there)}")
     return [one for one in there if one.is_claim]
 

@@ -92,7 +92,7 @@ def test_items_name_verdict_place_and_numbers(entries):
 
 
 def test_an_objection_whose_chapter_is_missing_is_open(entries):
-    text = register.answers(entries, "Why?", (("no_such_page", ""),))
+    text = register.answers(entries, "Why?", (("no_such_page", ""), ("no_other", "words")))
     assert text == "**Why?**\n\nNo claim of the book answers this yet."
 
 
