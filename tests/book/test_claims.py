@@ -276,6 +276,14 @@ def test_cells_are_science_and_prose_has_no_numbers_glued_in(page):
             assert not re.search(r"^\s*assert\b|^\s*def ", cell.source, re.M), cell.source
 
 
+@pytest.mark.parametrize("name", ["intro", "real_images"])
+def test_the_pages_opened_first_have_no_role_that_jupyter_would_show_raw(name):
+    for cell in jupytext.read(pages.BOOK / f"{name}.md").cells:
+        assert not ROLE.search(cell.source), cell.source
+        if cell.cell_type == "markdown":
+            assert not re.search(r"^\s*([`:]{3,})\{|^: ", cell.source, re.M), cell.source
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["intro", "real_images"])
 def test_papermill_s_output_has_every_number(name, tmp_path):
