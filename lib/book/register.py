@@ -157,6 +157,7 @@ SETTINGS = {
         "at most 2.5 from end",
         "by more than 10 %",
         "70 % of a class",
+        "70 % of the dresses",
         "the floor 99 %",
         "at least −0.5 points",
         "its 95 % interval",
