@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,10 @@ def measure(file: Path, folder: Path = FOLDER) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as place:
         report = Path(place, "found.json")
         command = [sys.executable, "-m", "pytest", str(file), "--override-ini", "addopts=", "-q"]
-        done = subprocess.run([*command, f"--benchmark-json={report}"], cwd=ROOT, check=False)
+        # Within another pytest, as in the tests, its variables would switch benchmarks off.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        command.append(f"--benchmark-json={report}")
+        done = subprocess.run(command, cwd=ROOT, env=env, check=False)
         text = report.read_text() if report.exists() else ""
     if done.returncode or not text:
         raise RuntimeError(f"{file.name} must pass and have a benchmark, got {done.returncode}")

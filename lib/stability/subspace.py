@@ -83,7 +83,9 @@ class GrowingSubspace:
             L, Q = self.L, self.Q
 
             def top(eta: float, L: Tensor = L, Q: Tensor = Q) -> tuple[Tensor, Tensor]:
-                values, vectors = torch.linalg.eigh(torch.eye(len(L)).to(L) - eta * L + eta**2 * Q)
+                values, vectors = torch.linalg.eigh(
+                    torch.ones_like(L[0]).diag() - eta * L + eta**2 * Q
+                )
                 return values[-1], vectors[:, -1]
 
             eta = rate

@@ -4,8 +4,10 @@ The arguments are made anew at each use, by keyword. Tests change one thing and 
 the default device and dtype (`tests/test_device.py`), or one of the arguments (fuzz).
 """
 
+import tempfile
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,6 +103,24 @@ def probe() -> unlearning.Probe:
     target = float(path.forget_loss[8, 0])
     arguments = {k: v for k, v in ascent().items() if k != "tangent"}
     return unlearning.Probe(path, target, **arguments)
+
+
+def planned() -> dict[str, Any]:
+    """Arguments of `plan`."""
+    given = head()
+    inputs, targets = given["inputs"], given["targets"]
+    return {
+        "model": given["model"], "dataset": (inputs[:6], targets[:6]), "forget": mask(),
+        "holdout": (inputs[6:], targets[6:]), "target": 4.0, "retain_floor": 0.1,
+        "mixing": (0.4,), "steps": 10, "seeds": 2, "verify": 1,
+    }  # fmt: skip
+
+
+@lru_cache
+def saved_plan() -> tuple[tempfile.TemporaryDirectory[str], Path]:
+    """A plan as a file, and the folder that goes when the process ends."""
+    folder = tempfile.TemporaryDirectory()
+    return folder, unlearning.plan(**planned()).save(Path(folder.name, "plan.json"))
 
 
 def population() -> unlearning.Population:
@@ -549,15 +569,8 @@ UNLEARNING: list[tuple[str, Arguments]] = [
             "retrained_outputs": random_numbers(2, 5, 4) + 1,
         },
     ),
-    (
-        "plan",
-        lambda: {
-            "model": head()["model"], "dataset": (head()["inputs"][:6], head()["targets"][:6]),
-            "forget": mask(), "holdout": (head()["inputs"][6:], head()["targets"][6:]),
-            "target": 4.0, "retain_floor": 0.1, "mixing": (0.4,), "steps": 10, "seeds": 2,
-            "verify": 1,
-        },
-    ),
+    ("plan", lambda: planned()),
+    ("load_plan", lambda: {"path": saved_plan()[1]}),
     ("retrain", lambda: {"population": population(), "epochs": 2, "batch": 3, "seed": 0}),
     (
         "retain_sharpness",
