@@ -104,7 +104,7 @@ def calibrate(tangent: TangentModel, probe: Probe) -> TangentModel:
         low, high = speeds[first - 1], speeds[first]
     before, after = late[first - 1], late[first]
     part = before / (before - after) if math.isfinite(before) and before > after else 1.0
-    return replace(tangent, speed=float(low * (high / low) ** min(max(part, 0.0), 1.0)))
+    return tangent.at_speed(float(low * (high / low) ** min(max(part, 0.0), 1.0)))
 
 
 def _times(tangent: TangentModel, probe: Probe, speeds: np.ndarray) -> np.ndarray:
@@ -115,11 +115,11 @@ def _times(tangent: TangentModel, probe: Probe, speeds: np.ndarray) -> np.ndarra
     steps = len(probe.real.forget_loss) - 1
     together = [replace(probe.algorithm, damping=probe.algorithm.damping / s) for s in speeds]
     runs: list[tuple[TangentModel, list[AscentDescent], list[float]]] = [
-        (replace(tangent, speed=1.0), together, [float(s) * probe.learning_rate for s in speeds])
+        (tangent.at_speed(1.0), together, [float(s) * probe.learning_rate for s in speeds])
     ]
     if probe.weight_decay > 0:
         rate = [probe.learning_rate]
-        runs = [(replace(tangent, speed=float(s)), [probe.algorithm], rate) for s in speeds]
+        runs = [(tangent.at_speed(float(s)), [probe.algorithm], rate) for s in speeds]
     paths = [
         follow(
             model,

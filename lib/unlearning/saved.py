@@ -111,7 +111,7 @@ def _read(raw: bytes) -> Plan:
         if part is not None:  # JSON knows lists only
             part = {key: tuple(v) if isinstance(v, list) else v for key, v in part.items()}
             state[name] = kind(**part)
-    state |= {"notes": tuple(state["notes"]), "monitored": torch.tensor(state["monitored"])}
+    state |= {"notes": tuple(state["notes"]), "monitored": _tensor(state["monitored"])}
     return Plan(**state, task=None)
 
 
@@ -128,6 +128,9 @@ def _path(path: LossPath | None) -> dict[str, list[float]] | None:
 def _path_of(columns: dict[str, list[float]] | None) -> LossPath | None:
     if columns is None:
         return None
-    return LossPath(
-        **{k: torch.tensor(v, dtype=torch.float64)[:, None] for k, v in columns.items()}
-    )
+    return LossPath(**{k: _tensor(v, torch.float64)[:, None] for k, v in columns.items()})
+
+
+def _tensor(values: list[Any], dtype: torch.dtype | None = None) -> torch.Tensor:
+    """On the CPU, whatever the default device is."""
+    return torch.tensor(values, dtype=dtype, device="cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,6 @@ from lib.unlearning.task import Task
 SHARES = np.geomspace(0.01, 1, 12)  # of the retain edge, learning rates that are tried
 LOWER, EXTENSIONS = 1e-2, 3  # shares shrink by this where even the smallest is
 SOON = 10  # steps from the target
-# A setting is tried on one draw of batches only, where that shows forget loss over target below, or
-# above, these, or retain accuracy this much short of the floor.
-NEAR, FAR, SHORT = 0.5, 1.5, 0.05
 RESCUES = 3  # real runs beyond `verify` where they contradict the prediction
 SAME_CLOCK = 1.1  # speeds this near need no new table: batches and stated range move it more
 
@@ -100,17 +97,22 @@ class Search:
     def _fill(self) -> None:
         """The table of all settings at the tangent's present clock; real runs overrule it.
 
-        On the first draw of batches all; on the others those that are not out of the question then.
+        On the first draw of batches all; on the others those that it does not rule out, or that a
+        real run holds for: feasible is what every draw says.
         """
         first = self._follow(self.settings, self.seeds[0], self.steps)
         table = self._summary(self.settings, [first])
-        near = np.isfinite(table["steps_high"]) | (table["forget_loss"] >= NEAR * self.target)
-        near &= (table["retain_least"] >= self.floor - SHORT) & (table["overshoot"] <= FAR)
+        near = (
+            table["feasible"]
+            | table["coarse"]
+            | table.index.isin([run.row for run in self.runs if run.held])
+        )
         rows = np.flatnonzero(near).tolist()
         self._near, self._paths = rows, [first.of(rows)]
         if len(rows) and len(self.seeds) > 1:
             few = [self.settings[row] for row in rows]
-            longest = min(float(self.steps), 2 * float(table["steps_high"][rows].max()) + 1)
+            reached = table["steps_high"][rows].replace(np.inf, self.steps)
+            longest = min(float(self.steps), 2 * float(reached.max()) + 1)
             label = f"{len(few)} of {len(table)} settings"
             self._paths += [
                 self._follow(few, seed, int(longest))
@@ -200,7 +202,8 @@ class Search:
         self.runs.append(RealRun(row, path, kept, held))
         before = self.tangent.speed
         self._set_clock(setting, path, seed)
-        if max(self.tangent.speed, before) > SAME_CLOCK * min(self.tangent.speed, before):
+        moved = max(self.tangent.speed, before) > SAME_CLOCK * min(self.tangent.speed, before)
+        if moved or (held and self.table["draws"][row] < len(self.seeds)):
             self._fill()
         else:
             self._overrule()
@@ -218,11 +221,11 @@ class Search:
             seed=seed,
         )
         try:
-            self._speeds.append(calibrate(replace(self.tangent, speed=1.0), probe).speed)
+            self._speeds.append(calibrate(self.tangent.at_speed(1.0), probe).speed)
         except RuntimeError:  # not reached, or not by any clock: the run's own row says so
             return
         speed = float(np.exp(np.mean(np.log(self._speeds))))
-        self.tangent = replace(self.tangent, speed=speed)
+        self.tangent = self.tangent.at_speed(speed)
 
     @property
     def calibrated(self) -> bool:

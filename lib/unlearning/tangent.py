@@ -7,8 +7,9 @@ matrix product a step.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -134,6 +135,16 @@ class TangentModel:
         anchor = jacobian_vector(model, x, vector, chunk_size=chunk_size, **options)
         return cls(outputs.to(dtype), kernel, anchor.to(dtype))
 
+    def at_speed(self, speed: float) -> TangentModel:
+        """The same with another speed; the kernel, which may be large, is not checked again.
+
+        Raises:
+            ValueError: if speed is not a number above 0.
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "speed", require_above("speed", speed, 0))
+        return other
+
     @property
     def trained(self) -> int:
         """Number n of samples that can be in batches."""
@@ -242,7 +253,7 @@ def follow_weights(
     learning_rate = require_nonnegative("learning_rate", learning_rate)
     weight_decay = require_nonnegative("weight_decay", weight_decay)
     mask, checked = fitting(tangent, targets, forget, loss)
-    tangent = replace(tangent, speed=1.0)
+    tangent = tangent.at_speed(1.0)
     first, settings = _settings(algorithm, learning_rate, tangent)
     drawn = make_batches(batches, first, mask, steps=steps, seed=seed)
     # Last column: a, whose push is constant. Both contract with damping and decay alike.
@@ -290,11 +301,15 @@ def _outputs(
     velocity = torch.zeros_like(outputs) if bool((settings.momentum > 0).any()) else None
     yield outputs.view(n, c, -1)
     each = torch.arange(c, device=start.device)
+    # One buffer for the batches' columns: to have fresh memory mapped costs ten times the copy.
+    most = max((len(batch.samples) for batch in batches), default=0) * c
+    buffer = tangent.kernel.new_empty(most, n * c)
     for batch in batches:
         push = slopes(outputs.view(n, c, -1)[batch.samples], targets[batch.samples], loss)
         push *= (batch.weights(settings.mixing) * settings.step).to(push)[:, None]
         columns = (batch.samples[:, None] * c + each).flatten()
-        kernel, push = tangent.kernel.T[columns], push.flatten(0, 1)
+        kernel, push = buffer[: len(columns)], push.flatten(0, 1)
+        torch.index_select(tangent.kernel.T, 0, columns, out=kernel)
         if velocity is None and not pulled:
             outputs.addmm_(kernel.T, push, alpha=-1)
         else:
