@@ -271,6 +271,22 @@ def test_calibration_finds_the_speed_a_network_was_given():
         calibrate(tangent, Probe(real, 1e6, targets, forget, algorithm, 0.05))
 
 
+def test_another_speed_is_another_model_on_the_same_kernel():
+    inputs, targets, forget = data("cross_entropy", 4)
+    tangent = built(network(4), inputs)
+    fast = tangent.at_speed(1.7)
+    assert (fast.speed, tangent.speed) == (1.7, 1.0)
+    assert fast.kernel.data_ptr() == tangent.kernel.data_ptr()
+    checked = TangentModel(tangent.outputs, tangent.kernel, tangent.anchor, speed=1.7)
+    paths = [
+        follow(model, targets, forget, AscentDescent(0.4, 4, 3), 0.05, steps=20)
+        for model in (fast, checked)
+    ]
+    assert torch.equal(paths[0].forget_loss, paths[1].forget_loss)
+    with pytest.raises(ValueError, match="speed"):
+        tangent.at_speed(0.0)
+
+
 @pytest.mark.parametrize(("damping", "decay", "momentum"), [(0.0, 0.0, 0.0), (0.2, 0.05, 0.6)])
 def test_the_weights_that_follow_reaches_give_its_outputs(damping, decay, momentum):
     model = network(4)
