@@ -15,7 +15,9 @@ from lib.book.figures import RETAIN
 from lib.book.register import prose_of
 
 WORDS_A_MINUTE = 200
-LINK = re.compile(r"\]\((\w+)\.md(?:#[\w-]*)?\)")
+LINK = re.compile(r"\]\((\w+)(?:\.md)?(?:#[\w-]*)?\)")
+LABEL = re.compile(r"^(?::label: |\()([\w-]+)(?:\)=)?$", re.M)  # of a theorem, or a section
+REFERENCE = re.compile(r"\{(?:prf:)?(?:num)?ref\}`(?:[^`<]*<)?([\w-]+)>?`")
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,13 @@ def chapters(book: Path) -> list[Chapter]:
         return []
     part = toc.read_text().split("- caption:")[1]
     found: list[Chapter] = []
+    home: dict[str, str] = {}  # the chapter of a label
     for name in re.findall(r"file: book/(\w+)", part):
         text = (book / f"{name}.md").read_text()
         (title, *_) = re.findall(r"^# (.+)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
         known = [one.name for one in found]
-        names = {link for link in LINK.findall(text) if link in known}
+        names = {*LINK.findall(text), *(home.get(label) for label in REFERENCE.findall(text))}
+        home |= dict.fromkeys(LABEL.findall(text), name)
         minutes = max(1, round(_words(text) / WORDS_A_MINUTE))
         found.append(Chapter(name, title, minutes, tuple(k for k in known if k in names)))
     return found

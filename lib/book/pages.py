@@ -36,6 +36,9 @@ from lib.store import code as code_version
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 KERNELSPEC = re.compile(r"\A---\n.*?^kernelspec:\n", re.S | re.M)
+FORMULA_AND_STOP = re.compile(
+    r"\(?<span class=\"math notranslate nohighlight\">[^<]*</span>[,.;:!?)’”]+"
+)
 READS = re.compile(r"\A---\n(?:(?!---).*\n)*?reads: \[(.*)\]\n")
 PLACEHOLDER = "__OWNER__"
 GITHUB_NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*/[\w-][\w.-]*", re.A)
@@ -223,7 +226,10 @@ def _describe(app: Sphinx, name: str, template: str, context: dict[str, Any], tr
     if tree is None:
         return
     # sphinxcontrib-bibtex's list has children that are no items: to a screen reader it is none.
-    context["body"] = context["body"].replace('<div role="list" class="citation-list">', "<div>")
+    body = context["body"].replace('<div role="list" class="citation-list">', "<div>")
+    # No line breaks between a formula and the stop after it, nor between a number and its unit.
+    body = FORMULA_AND_STOP.sub(r'<span class="bound">\g<0></span>', body)
+    context["body"] = re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", body)
     for paragraph in tree.findall(nodes.paragraph):
         text = " ".join(paragraph.astext().split())
         if len(text) > 40:
