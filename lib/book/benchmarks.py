@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from lib.book.stored import RESULTS
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "tests" / "benchmarks"
 FOLDER = RESULTS / "benchmarks"
+ESCAPED = re.compile(r"\\u([0-9a-f]{4})")  # how pytest writes letters that are not ASCII
 
 
 def reduced(found: dict[str, Any]) -> pd.DataFrame:
@@ -101,6 +103,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     for row in table.itertuples():
         ratio = f"{row.ratio:.3g} ×" if math.isfinite(row.ratio) else ""
         what = f"{row.file}: {row.test}".replace("_", " ")
+        what = ESCAPED.sub(lambda found: chr(int(found[1], 16)), what)
         memory = f"{row.memory_gb:.2g} GB" if math.isfinite(row.memory_gb) else ""
         # Other work on the machine counts least in processor seconds.
         own = math.isfinite(row.processor_s)

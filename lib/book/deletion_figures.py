@@ -29,7 +29,11 @@ def resistance_plane(table: pd.DataFrame) -> Figure:
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.95, table["snr"].nunique()))
     for shade, (snr, rows) in zip(shades, table.groupby("snr"), strict=True):
         axes.scatter(rows["gap"], rows["steps"], color=shade, s=28, label=f"{snr:g}")
-    axes.set(xscale="log", yscale="log", xlabel="need for deletion: retrain gap |f − f_retrained|")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel=r"need for deletion: retrain gap $|f-f_{\mathrm{retrained}}|$",
+    )
     axes.set(ylabel="resistance: steps to grow 10³-fold")
     axes.legend(title="SNR", fontsize=9, ncols=3)
     return fig

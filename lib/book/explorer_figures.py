@@ -46,7 +46,7 @@ def _figure(name: str, x: str, y: str, **options: Any) -> Any:
         background_fill_alpha=0, border_fill_alpha=0, outline_line_color=None,
         x_axis_label=x, y_axis_label=y, **options,
     )  # fmt: skip
-    drawn.grid.grid_line_alpha = 0.25
+    drawn.grid.grid_line_alpha = 0.15
     for axis in (*drawn.xaxis, *drawn.yaxis):
         axis.axis_label_text_font_size = "14px"
         axis.axis_label_text_font_style = "normal"

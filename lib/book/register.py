@@ -22,6 +22,7 @@ from lib.store.claims import MIME, ClaimRecord
 
 FIGURE = re.compile(r"Figure (fig-[a-z0-9-]+): ")
 HEADING = re.compile(r"^#{1,3} (.+)$", re.M)
+TABLES = {"sweeps": "python -m tests.support.faults"}  # what computes a page's, if not `stored`
 # Words of claims that a theorem of the book proves; the numbers check it.
 PROVED = (
     ("linearized_dynamics", "it agrees with the exact second moment"),
@@ -160,7 +161,7 @@ SETTINGS = {
         "the floor 99 %",
         "at least −0.5 points",
         "its 95 % interval",
-        "(0.1, by Jia",
+        "(0.1, the code of",
         "all at mixing 0.1",
         "70 % of the dresses",
     ),
@@ -349,7 +350,11 @@ def cost(book: Path, page: str) -> str:
     seconds = sum(json.loads(path.read_text())["seconds"] for path in tables)
     if not tables:
         return command
-    return f"{command}; `make sweep` for the tables it reads, {seconds / 60:.0f} processor minutes"
+    again = TABLES.get(page, f"python -m lib.book.stored {page}")
+    return (
+        f"{command}; for the tables it reads, once those in `book/results/{page}` are deleted, "
+        f"`{again}`, {seconds / 60:.0f} processor minutes"
+    )
 
 
 def pages_in(book: Path) -> list[Path]:
