@@ -155,7 +155,7 @@ SETTINGS = {
     "thresholds": ("2×2",),
     "your_model": (
         "from 1 to 100 %",
-        "at most 2.5 from end",
+        "its end at most 2.5 times",
         "by more than 10 %",
         "70 % of a class",
         "the floor 99 %",
