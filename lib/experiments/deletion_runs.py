@@ -118,8 +118,10 @@ def unlearned(at: Case, method: str, setting: Setting, *, seed: int) -> Tensor:
     return run[method](case, schedule, **given)
 
 
-def tuned(at: Case, method: str, grid: list[dict[str, float]], *, seed: int) -> dict[str, float]:
-    """The setting of a grid with the highest mean tug of war on networks that are not judged."""
+def tuned(
+    at: Case, method: str, grid: list[dict[str, float]], *, seed: int
+) -> list[dict[str, float]]:
+    """A grid's settings by falling mean tug of war on networks that are not judged."""
     scores = []
     for setting in grid:
         try:
@@ -127,7 +129,7 @@ def tuned(at: Case, method: str, grid: list[dict[str, float]], *, seed: int) -> 
             scores.append(float(np.mean(_tugs(at, weights))))
         except RuntimeError:  # it overflowed
             scores.append(-1.0)
-    return grid[int(np.argmax(scores))]
+    return [grid[k] for k in np.argsort(-np.array(scores), kind="stable")]
 
 
 def planned(at: Case, seed: int) -> dict[str, float] | None:
@@ -153,6 +155,20 @@ def planned(at: Case, seed: int) -> dict[str, float] | None:
         return None
     rate, mixing, steps = best.learning_rate, best.mixing, float(2 * best.steps[2])
     return {"learning_rate": rate, "mixing": mixing, "steps": steps}
+
+
+def _first(at: Case, method: str, settings: list[Setting], seed: int) -> pd.DataFrame:
+    """`judged` of the first setting that overflows on no network; how many did is told."""
+    for dropped, setting in enumerate(settings):
+        try:
+            weights = unlearned(at, method, setting, seed=seed)
+        except RuntimeError as error:
+            last = error
+            continue
+        shown = ", ".join(f"{name} {number:.3g}" for name, number in setting.items())
+        shown += f" ({dropped} better overflowed)" if dropped else ""
+        return judged(at, weights).assign(method=method, setting=shown)
+    raise RuntimeError(f"{method} overflows with every setting of its grid") from last
 
 
 def _accuracies(at: Case, outputs: Tensor) -> list[Accuracies]:
@@ -243,7 +259,8 @@ def table(
 
     Columns: method, setting, yardstick, value, low, high, data, kind, target. The ends of the scale
     come with it: "nothing", the networks as trained, and "retraining", a
-    second set of retrained networks. A method without a setting (no plan) has no rows.
+    second set of retrained networks. A method without a setting (no plan) has no rows. A setting
+    that overflows on a judged network gives way to the next of the tuning, and `setting` says so.
     """
     trial = case(data, kind, seed=seed + 1, models=tuned_on, label=TUNED)
     at = case(data, kind, seed=seed, models=models, label=JUDGED)
@@ -251,11 +268,9 @@ def table(
     rows.append(judged(at, at.again).assign(method="retraining", setting=""))
     for method in methods:
         plan_only = method == "plan"
-        setting: Any = (
-            planned(at, seed) if plan_only else tuned(trial, method, grids[method], seed=seed + 1)
+        settings: list[Any] = (
+            [planned(at, seed)] if plan_only else tuned(trial, method, grids[method], seed=seed + 1)
         )
-        if setting is not None:
-            shown = ", ".join(f"{name} {number:.3g}" for name, number in setting.items())
-            found = judged(at, unlearned(at, method, setting, seed=seed))
-            rows.append(found.assign(method=method, setting=shown))
+        if settings != [None]:
+            rows.append(_first(at, method, settings, seed))
     return pd.concat(rows, ignore_index=True).assign(data=data, kind=kind, target=at.target)

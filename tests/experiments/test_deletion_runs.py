@@ -221,7 +221,16 @@ def test_a_row_can_be_had_with_another_grid():
 
 def test_a_setting_that_overflows_is_not_chosen(case):
     grid = [{"learning_rate": 1e30}, {"learning_rate": 0.001}]
-    assert deletion_runs.tuned(case, "gradient ascent", grid, seed=0) == grid[1]
+    best = deletion_runs.tuned(case, "gradient ascent", grid, seed=0)
+    assert best == grid[::-1]
+    # On the networks that are judged a tuned setting may overflow all the same.
+    found = deletion_runs._first(case, "gradient ascent", grid, seed=0)
+    assert set(found["setting"]) == {"learning_rate 0.001 (1 better overflowed)"}
+    alone = deletion_runs._first(case, "gradient ascent", grid[1:], seed=0)
+    assert set(alone["setting"]) == {"learning_rate 0.001"}
+    assert np.array_equal(found["value"], alone["value"], equal_nan=True)
+    with pytest.raises(RuntimeError, match="every setting"):
+        deletion_runs._first(case, "gradient ascent", grid[:1], seed=0)
 
 
 def test_every_method_has_the_same_budget():
