@@ -94,6 +94,6 @@ def chapter_map(several: list[Chapter]) -> Figure:
             axes.plot(*arc, color=RETAIN, alpha=0.6, linewidth=1.5)
         axes.text(-0.15, row[one.name], one.short, ha="right", va="center", fontsize=12)
     axes.plot(np.zeros(len(several)), range(len(several)), "o", color=RETAIN, markersize=9)
-    axes.set(xlim=(-3.2, 2.1), ylim=(len(several) - 0.4, -0.6))
+    axes.set(xlim=(-3.2, 2.3), ylim=(len(several) - 0.4, -0.6))
     axes.axis("off")
     return figure

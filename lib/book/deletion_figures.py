@@ -102,7 +102,7 @@ def at_an_end(table: pd.DataFrame, grids: Mapping[str, list[dict[str, float]]]) 
     found = {}
     for method, grid in grids.items():
         (name, low), (_, high) = (next(iter(row.items())) for row in (grid[0], grid[-1]))
-        firsts = chosen.loc[chosen["method"] == method, "setting"].str.split(", ").str[0]
+        firsts = chosen.loc[chosen["method"] == method, "setting"].str.split(r", | \(").str[0]
         found[method] = int(firsts.isin([f"{name} {low:.3g}", f"{name} {high:.3g}"]).sum())
     return pd.Series(found)
 
