@@ -220,7 +220,7 @@ def test_a_row_can_be_had_with_another_grid():
 
 
 def test_a_setting_that_overflows_is_not_chosen(case):
-    grid = [{"learning_rate": 1e30}, {"learning_rate": 0.001}]
+    grid: Any = [{"learning_rate": 1e30}, {"learning_rate": 0.001}]
     best = deletion_runs.tuned(case, "gradient ascent", grid, seed=0)
     assert best == grid[::-1]
     # On the networks that are judged a tuned setting may overflow all the same.
