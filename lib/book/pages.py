@@ -210,6 +210,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-before-read-docs", _execute_ahead)
     app.connect("build-finished", _forget_warnings)
     app.connect("html-page-context", _describe)
+    app.connect("html-page-context", _typeset)
     app.connect("autodoc-process-docstring", _escape_docstring, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -225,17 +226,22 @@ def _describe(app: Sphinx, name: str, template: str, context: dict[str, Any], tr
     """A page's first paragraph is its description, for search engines and previews."""
     if tree is None:
         return
-    # sphinxcontrib-bibtex's list has children that are no items: to a screen reader it is none.
-    body = context["body"].replace('<div role="list" class="citation-list">', "<div>")
-    # No line breaks between a formula and the stop after it, nor between a number and its unit.
-    body = FORMULA_AND_STOP.sub(r'<span class="bound">\g<0></span>', body)
-    context["body"] = re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", body)
     for paragraph in tree.findall(nodes.paragraph):
         text = " ".join(paragraph.astext().split())
         if len(text) > 40:
             content = html.escape(textwrap.shorten(text, 200, placeholder=" …"))
             context["metatags"] += f'\n<meta name="description" content="{content}" />'
             return
+
+
+def _typeset(app: Sphinx, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """No line breaks between a formula and the stop after it, nor between a number and its unit."""
+    if tree is None:
+        return
+    # sphinxcontrib-bibtex's list has children that are no items: to a screen reader it is none.
+    body = context["body"].replace('<div role="list" class="citation-list">', "<div>")
+    body = FORMULA_AND_STOP.sub(r'<span class="bound">\g<0></span>', body)
+    context["body"] = re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", body)
 
 
 def _escape_docstring(app: Sphinx, what: str, name: str, of: Any, _: Any, lines: list[str]) -> None:

@@ -569,7 +569,7 @@ UNLEARNING: list[tuple[str, Arguments]] = [
             "retrained_outputs": random_numbers(2, 5, 4) + 1,
         },
     ),
-    ("plan", lambda: planned()),
+    ("plan", planned),
     ("load_plan", lambda: {"path": saved_plan()[1]}),
     ("retrain", lambda: {"population": population(), "epochs": 2, "batch": 3, "seed": 0}),
     (
