@@ -7,13 +7,12 @@ role also has a line style or marker of its own, so no figure depends on colour 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import QuadMesh
@@ -24,8 +23,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import NullLocator
 
-from lib.experiments.hessian_tests import EscapeMap
-from lib.experiments.summary import Event, MapGrid, frontier
+if TYPE_CHECKING:  # the door to `lib.book` opens at every build: torch and SciPy would double it
+    from lib.experiments.hessian_tests import EscapeMap
+    from lib.experiments.summary import Event, MapGrid
 
 RETAIN = "#0072B2"
 FORGET = "#D55E00"
@@ -45,6 +45,8 @@ def use_book_style() -> None:
     White figure background, so that the theme's dark mode shows them as light cards; text sizes
     that stay legible when a 7-inch figure is scaled to a phone's width.
     """
+    import seaborn as sns  # as late, for the same reason
+
     sns.set_theme(style="ticks", context="notebook")
     mpl.rcParams.update(
         {
@@ -247,7 +249,7 @@ def draw_share_frontier(
         return
     _draw_contour(axes, grid, share, 0.5, {"color": "white"}, 4).set_alpha(0.7)
     _draw_contour(axes, grid, share, 0.5, style, 2.2)
-    heights = frontier(grid, share)
+    heights = grid.frontier(share)
     crossed = np.nonzero(~np.isnan(heights))[0]
     if len(crossed) == 0 or not text:
         return
@@ -283,7 +285,7 @@ def draw_measured_frontier(
 ) -> None:
     """Where half of a cell's networks escape, or of a prediction's, as y over x."""
     share = grid.share("escape") if prediction is None else grid.predicted_share(prediction)
-    axes.plot(grid.x, frontier(grid, share), label=label, **style)
+    axes.plot(grid.x, grid.frontier(share), label=label, **style)
     _logarithmic(axes, grid)
     axes.set(xlabel=LABELS[grid.x_name], ylabel=LABELS[grid.y_name])
 

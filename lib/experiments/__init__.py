@@ -50,7 +50,6 @@ from lib.experiments.settings import Cell, Criterion, Network, Update, trained_n
 from lib.experiments.summary import (
     MapGrid,
     disagreements,
-    frontier,
     missed_cells,
     negative_curvature,
 )
@@ -79,7 +78,6 @@ __all__ = [
     "escapes_allowed",
     "first_below",
     "fit_boundary",
-    "frontier",
     "heat_map",
     "missed_cells",
     "negative_curvature",

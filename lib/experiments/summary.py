@@ -94,6 +94,28 @@ class MapGrid:
         either = crossed[0] | crossed[1]
         return float(np.median(np.abs(measured - predicted)[either])) if either.any() else np.nan
 
+    def frontier(self, share: np.ndarray) -> np.ndarray:
+        """Where a share of seeds (rows, columns) crosses ½ along y, per column; else NaN.
+
+        Interpolated in the cell's number and mapped to y; of several crossings the first.
+
+        Raises:
+            ValueError, TypeError: a share that is no finite array of that shape.
+        """
+        require_kind("share", share, np.ndarray)
+        shape = (len(self.y), len(self.x))
+        if share.shape != shape or share.dtype.kind not in "fiub" or not np.isfinite(share).all():
+            raise ValueError(f"share must be finite numbers of shape {shape}, got {shown(share)}")
+        places = np.full(share.shape[1], np.nan)
+        numbers = np.arange(len(self.y))
+        for column, values in enumerate(share.T):
+            sides = values > 0.5
+            if sides.any() and not sides.all():
+                k = int(np.argmax(sides[1:] != sides[:-1]))
+                place = k + (0.5 - values[k]) / (values[k + 1] - values[k])
+                places[column] = np.interp(place, numbers, self.y)
+        return places
+
     def stable_escapes(self) -> tuple[int, int]:
         """(Cells predicted mean-square stable in which most networks escape, all such cells)."""
         stable = ~self.predicted("mean_square")
@@ -161,27 +183,6 @@ def missed_cells(grid: MapGrid) -> pd.DataFrame:
             "twins": grid.share("twin")[rows, columns],
         }
     )
-
-
-def frontier(grid: MapGrid, share: np.ndarray) -> np.ndarray:
-    """Where a share of seeds (rows, columns) crosses ½ along y, per column; NaN where it does not.
-
-    Interpolated in the cell's number and mapped to y; of several crossings the first from below.
-    """
-    require_kind("grid", grid, MapGrid)
-    require_kind("share", share, np.ndarray)
-    shape = (len(grid.y), len(grid.x))
-    if share.shape != shape or share.dtype.kind not in "fiub" or not np.isfinite(share).all():
-        raise ValueError(f"share must be finite numbers of shape {shape}, got {shown(share)}")
-    places = np.full(share.shape[1], np.nan)
-    numbers = np.arange(len(grid.y))
-    for column, values in enumerate(share.T):
-        sides = values > 0.5
-        if sides.any() and not sides.all():
-            k = int(np.argmax(sides[1:] != sides[:-1]))
-            place = k + (0.5 - values[k]) / (values[k + 1] - values[k])
-            places[column] = np.interp(place, numbers, grid.y)
-    return places
 
 
 def negative_curvature(linear_steps: Any, learning_rate: Any, factor: float) -> Any:

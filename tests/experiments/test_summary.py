@@ -6,7 +6,6 @@ from lib.experiments.resistance_runs import steepest_mean_steps
 from lib.experiments.summary import (
     MapGrid,
     disagreements,
-    frontier,
     missed_cells,
     near_frontier,
     negative_curvature,
@@ -110,7 +109,12 @@ def test_missed_cells_one_by_one():
 def test_the_frontier_is_interpolated_and_missing_where_there_is_none():
     g = grid()
     share = np.array([[0, 0, 1], [0.25, 0, 1], [0.75, 0, 1], [1, 0, 1]])
-    np.testing.assert_allclose(frontier(g, share), [2.5, np.nan, np.nan])
+    np.testing.assert_allclose(g.frontier(share), [2.5, np.nan, np.nan])
+    for wrong in (share.T, share.astype(str), np.full(share.shape, np.nan), share.astype(complex)):
+        with pytest.raises(ValueError, match=r"share must be finite numbers of shape \(4, 3\)"):
+            g.frontier(wrong)
+    with pytest.raises(TypeError, match="share"):
+        g.frontier(share.tolist())
 
 
 def test_negative_curvature_is_that_of_the_mean_operator():

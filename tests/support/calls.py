@@ -431,7 +431,6 @@ EXPERIMENTS: list[tuple[str, Arguments]] = [
         "fit_boundary",
         lambda: {"dims": [40, 60, 80], "crossings": points().abs(), "n_samples": 10},
     ),
-    ("frontier", lambda: {"grid": grid(), "share": grid().share("forget")}),
     ("heat_map", heat_map),
     ("missed_cells", lambda: {"grid": grid()}),
     (
