@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from lib.book.figures import FORGET, RETAIN, SAMPLE, THEORY
 
-MARKERS = {"random": "o", "class": "^"}
+LOOKS = {"random": ("o", RETAIN), "class": ("^", FORGET)}
 
 
-def _by_forget_set(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """The kinds of forget set, each with its marker and its rows, which may be none."""
-    for forget_set, marker in MARKERS.items():
-        yield forget_set, marker, rows[rows["forget_set"] == forget_set]
+def _by_forget_set(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """How points of each kind of forget set look, and their rows, which may be none."""
+    for forget_set, (marker, colour) in LOOKS.items():
+        look = {"marker": marker, "color": colour, "label": forget_set}
+        yield look, rows[rows["forget_set"] == forget_set]
 
 
 def _draw_diagonal(axes: Axes, low: float, high: float) -> None:
@@ -42,10 +44,9 @@ def growth_on_network(
     """
     figure, axes = plt.subplots()
     axes.plot(rates, predicted, color=THEORY, label="predicted, ρ(T)")
-    axes.errorbar(
-        observed.index, observed["observed"], yerr=2 * observed["error"], fmt="o",
-        color=SAMPLE, capsize=3, label="observed on the network",
-    )  # fmt: skip
+    points: dict[str, Any] = {"fmt": "o", "color": SAMPLE, "capsize": 3}
+    seen, error = observed["observed"], 2 * observed["error"]
+    axes.errorbar(observed.index, seen, error, label="observed on the network", **points)
     axes.axhline(1, color="grey", linestyle="--", linewidth=1)
     axes.set_xlabel(f"learning rate / {unit}")
     axes.set_ylabel("growth of mean squared\ndistance, per step")
@@ -60,7 +61,7 @@ def loss_courses(courses: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         axes.semilogy(forget, color=FORGET, label="forget")
         axes.semilogy(retain, "--", color=RETAIN, label="retain")
         axes.set(title=title, xlabel="step")
-    panels[0].set_ylabel("mean squared loss")
+    panels[0].set_ylabel("squared loss, mean")
     panels[0].legend()
     return figure
 
@@ -78,8 +79,9 @@ def curvature_and_loss(path: pd.DataFrame) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4))
     left.plot(path["step"], -path["lowest"], color=FORGET, marker="o", markersize=4)
     left.set(xlabel="step", ylabel=r"$-\lambda_{\min}(A(w))$", yscale="log")
-    for column, style in (("network", "-"), ("tangent", "--"), ("frozen", ":")):
-        right.plot(path["step"], path[column], style, linewidth=2, label=column)
+    lines = ("network", "-", THEORY), ("tangent", "--", SAMPLE), ("frozen", ":", FORGET)
+    for column, style, colour in lines:
+        right.plot(path["step"], path[column], style, color=colour, linewidth=2, label=column)
     target = path["target"][0]
     right.axhline(target, color="0.6", linewidth=1)
     right.set(xlabel="step", ylabel="forget loss", ylim=(0, 4 * target))
@@ -96,9 +98,8 @@ def times_by_family(runs: pd.DataFrame, horizon: int) -> Figure:
     """
     figure, panels = plt.subplots(2, 2, figsize=(7, 6.4), sharex=True, sharey=True)
     for axes, (family, rows) in zip(panels.flat, runs.groupby("family", sort=False), strict=False):
-        for forget_set, marker, part in _by_forget_set(rows):
-            times = _times(part, "predicted_time", horizon)
-            axes.scatter(*times, s=14, marker=marker, alpha=0.6, label=forget_set)
+        for look, part in _by_forget_set(rows):
+            axes.scatter(*_times(part, "predicted_time", horizon), s=14, alpha=0.6, **look)
         _draw_diagonal(axes, 0, horizon)
         axes.set(title=family, xlabel="predicted", ylabel="real")
     panels[0, 0].legend(fontsize=10)
@@ -114,10 +115,10 @@ def times_by_clock(runs: Mapping[str, Sequence[pd.DataFrame]], horizon: int) -> 
     """
     figure, panels = plt.subplots(1, len(runs), figsize=(7.5, 3.4), sharex=True, sharey=True)
     for axes, (family, tables) in zip(panels, runs.items(), strict=True):
-        for _, marker, part in chain.from_iterable(map(_by_forget_set, tables)):
-            for column, colour in (("predicted_time", "0.65"), ("calibrated_time", FORGET)):
-                times = _times(part, column, horizon)
-                axes.scatter(*times, s=14, marker=marker, color=colour, alpha=0.7)
+        for look, part in chain.from_iterable(map(_by_forget_set, tables)):
+            for column, colour in (("predicted_time", "0.65"), ("calibrated_time", SAMPLE)):
+                points: dict[str, Any] = {**look, "color": colour, "s": 14, "alpha": 0.7}
+                axes.scatter(*_times(part, column, horizon), **points)
         _draw_diagonal(axes, 0, horizon)
         axes.set(title=family.replace("_", ",\n"), xlabel="predicted")
     panels[0].set_ylabel("real")
@@ -140,11 +141,10 @@ def paired_differences(cases: pd.DataFrame, margin: float) -> Figure:
         margin: difference, in points, at which a line stands.
     """
     figure, axes = plt.subplots(figsize=(7, 3.4))
-    for forget_set, marker, part in _by_forget_set(cases.assign(place=range(len(cases)))):
-        axes.errorbar(
-            part["place"], 100 * part["test_gap"], 196 * part["test_error"], fmt=marker,
-            markersize=4, linewidth=1, label=forget_set,
-        )  # fmt: skip
+    bars: dict[str, Any] = {"linestyle": "none", "elinewidth": 1, "markersize": 4}
+    for look, part in _by_forget_set(cases.assign(place=range(1, len(cases) + 1))):
+        gap, error = 100 * part["test_gap"], 196 * part["test_error"]
+        axes.errorbar(part["place"], gap, error, **bars, **look)
     axes.axhline(margin, color="0.6", linewidth=1)
     axes.locator_params(axis="x", integer=True)
     axes.set(xlabel="case, sorted", ylabel="test accuracy, plan − grid, points")
@@ -159,11 +159,12 @@ def retrained_and_held_out(plans: pd.DataFrame) -> Figure:
         plans: columns forget_set, held_loss, retrained and retrained_error.
     """
     figure, axes = plt.subplots(figsize=(4.6, 4))
-    for forget_set, marker, part in _by_forget_set(plans):
-        axes.errorbar(
-            part["held_loss"], part["retrained"], part["retrained_error"], fmt=marker,
-            markersize=5, linewidth=1, label=forget_set,
-        )  # fmt: skip
+    bars: dict[str, Any] = {"linestyle": "none", "elinewidth": 1, "markersize": 5}
+    for look, part in _by_forget_set(plans):
+        held, retrained, error = (
+            part[name] for name in ("held_loss", "retrained", "retrained_error")
+        )
+        axes.errorbar(held, retrained, error, **bars, **look)
     _draw_diagonal(axes, 0.05, 4)
     axes.set(xlabel="held-out loss", ylabel="forget loss, retrained", xscale="log", yscale="log")
     axes.legend(fontsize=10)
