@@ -42,15 +42,15 @@ FEW = 8  # cells along an axis that each have their tick
 def use_book_style() -> None:
     """Set matplotlib's defaults for the book's figures (call once at the top of a page).
 
-    White figure background, so that the theme's dark mode shows them as light cards; text sizes
-    that stay legible when a 7-inch figure is scaled to a phone's width.
+    White figure background, so that the theme's dark mode shows them as light cards; a figure of
+    one panel is small enough for its letters to stay legible when it is scaled to a phone's width.
     """
     import seaborn as sns  # as late, for the same reason
 
     sns.set_theme(style="ticks", context="notebook")
     mpl.rcParams.update(
         {
-            "figure.figsize": (7.0, 4.2),
+            "figure.figsize": (5.6, 3.7),
             "figure.constrained_layout.use": True,
             "figure.dpi": 110,
             "savefig.dpi": 110,

@@ -58,7 +58,7 @@ PLACES: Mapping[tuple[str, str], dict[str, tuple[float, float]]] = {
 
 def sister_maps(maps: Mapping[float, EscapeMap]) -> Figure:
     """Shares of runs of plain descent that escape, a panel a learning rate, with the frontiers."""
-    figure, panels = plt.subplots(1, len(maps), sharey=True)
+    figure, panels = plt.subplots(1, len(maps), figsize=(7, 4.2), sharey=True)
     labels = "batch size $B$", "coherent samples $\\sigma$"
     for axes, (rate, result) in zip(panels, maps.items(), strict=True):
         places = {"mean_square": (30 * rate, 24 * rate**3), "typical": (5, 30 * rate - 2)}
@@ -93,7 +93,7 @@ def escape_probability(
     axes.axvline(edges[1], color="0.5", linestyle="-.")
     axes.set(yscale="log", ylim=(1e-6, 2), xlabel="coherent samples $\\sigma$")
     axes.set_ylabel("probability of escape")
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right")
     return figure
 
 

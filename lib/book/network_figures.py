@@ -56,7 +56,7 @@ def growth_on_network(
 
 def loss_courses(courses: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """Losses of forget and retain set, step by step, by title a panel, on one logarithmic axis."""
-    figure, panels = plt.subplots(1, len(courses), sharey=True)
+    figure, panels = plt.subplots(1, len(courses), figsize=(7, 4.2), sharey=True)
     for axes, (title, (forget, retain)) in zip(panels, courses.items(), strict=True):
         axes.semilogy(forget, color=FORGET, label="forget")
         axes.semilogy(retain, "--", color=RETAIN, label="retain")

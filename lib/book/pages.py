@@ -42,6 +42,7 @@ FORMULA_AND_STOP = re.compile(
 # Half a minute each: executed first, so that no processor waits for another at the end.
 LONGEST = ("hessian_tests", "random_matrices", "sweeps", "signal_noise_cnn", "your_model")
 READS = re.compile(r"\A---\n(?:(?!---).*\n)*?reads: \[(.*)\]\n")
+THEOREM = re.compile(r"\b(?:lem|prop|thm)-[a-z-]+\b")
 PLACEHOLDER = "__OWNER__"
 GITHUB_NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*/[\w-][\w.-]*", re.A)
 INSTALL = re.compile(r"^    (?:%pip install|raise ModuleNotFoundError)\b.*$", re.M)
@@ -247,9 +248,13 @@ def _typeset(app: Sphinx, name: str, template: str, context: dict[str, Any], tre
 
 
 def _escape_docstring(app: Sphinx, what: str, name: str, of: Any, _: Any, lines: list[str]) -> None:
-    """Docstrings are plain text with code in backticks: |x| and α_ mean themselves."""
+    """Docstrings are plain text with code in backticks: |x| and α_ mean themselves.
+
+    Labels of the book's theorems become links.
+    """
     parts = "\n".join(lines).split("`")
-    parts[::2] = [re.sub(r"[|*]|_(?!\w)", r"\\\g<0>", text) for text in parts[::2]]
+    prose = (re.sub(r"[|*]|_(?!\w)", r"\\\g<0>", text) for text in parts[::2])
+    parts[::2] = [THEOREM.sub(r":prf:ref:`\g<0>`", text) for text in prose]
     lines[:] = "``".join(parts).split("\n")
 
 

@@ -74,7 +74,7 @@ def critical_mixing_map(
     circles: dict[str, Any] = {"cmap": "viridis", "edgecolor": "white"}
     axes.scatter(pairs[:, 0], pairs[:, 1], s=90, c=found, norm=norm, **circles)
     axes.axvline(1, color="white", linestyle="--")
-    axes.annotate("every α > 0\nescapes", (1.03, 1.0), color="white", fontsize="small")
+    axes.annotate("every\nα > 0\nescapes", (1.03, 1.0), color="white", fontsize="small")
     axes.set(xlabel="retain ratio $c_r=p/n_r$", ylabel="forget ratio $c_f=p/n_f$")
     figure.colorbar(filled, ax=axes, label="critical mixing $α^*$", format="%.2f")
     return figure
@@ -230,7 +230,7 @@ def error_rates(
         axes.loglog(sizes, line * np.exp(np.log(miss / line).mean()), color=colour, linewidth=1)
     _dimensions(axes, sizes)
     axes.set(ylabel="rms relative error of one sample")
-    axes.legend()
+    axes.legend(fontsize="small", loc="lower left", borderaxespad=0)
     return figure
 
 

@@ -51,6 +51,7 @@ def test_what_was_not_measured_is_said(tmp_path):
     assert "sums" in benchmarks.remarks(table[:0], tmp_path)
 
 
+@pytest.mark.long
 def test_a_benchmark_that_fails_is_not_stored(tmp_path):
     file = tmp_path / "test_fails.py"
     file.write_text("def test_it(benchmark):\n    benchmark(sum, [1])\n    assert False\n")

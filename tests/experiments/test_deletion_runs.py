@@ -194,6 +194,7 @@ ON_NETWORKS = (
 
 
 @pytest.mark.parametrize("name", ON_NETWORKS)
+@pytest.mark.long
 def test_null_and_anti_null_of_every_yardstick_on_trained_networks(ends, name):
     """Two retrained populations agree to within their intervals; the original is far outside."""
     null, other, anti = (table.loc[name] for table in ends)

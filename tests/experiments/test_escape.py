@@ -198,6 +198,7 @@ def test_escape_at_the_extremes():
     np.testing.assert_array_equal(count_escapes(tests, rule, seed=0), [0, 0, 7])
 
 
+@pytest.mark.long
 def test_theorem_rare_escape():
     """T(X) ⪯ X and X ⪰ I bound escape by ⟨δ_0, Xδ_0⟩/(τ‖δ_0‖²); curvatures that do not commute."""
     for seed, sampling in itertools.product(range(3), SAMPLINGS):

@@ -85,6 +85,7 @@ def test_a_case_is_judged_on_what_no_network_saw_and_its_runs_end_at_the_target(
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.long
 def test_a_comparison_has_a_row_a_method_with_paired_differences():
     table = plan_runs.compare("mlp", "random", 3)
     text, types = serialise(table)

@@ -21,6 +21,7 @@ def test_an_image_is_forgotten_in_all_of_its_views():
     assert torch.equal(images[rows[3]][5, 0, :, 5:22], own[5, 0, :, 3:20])
 
 
+@pytest.mark.long
 def test_a_comparison_has_the_prediction_and_the_run(monkeypatch):
     views = plan_samples._views(3)
     few = torch.arange(12000) % 20 == 0

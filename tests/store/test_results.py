@@ -347,6 +347,7 @@ def kill_at(stem, count):
     return forked(body)
 
 
+@pytest.mark.long
 def test_a_kill_at_every_system_call_leaves_the_old_result_the_new_or_none(tmp_path):
     seen = set()
     for count in range(1, 200):
@@ -389,6 +390,7 @@ def test_a_full_disk_leaves_the_old_result_and_no_litter(tmp_path, monkeypatch, 
     assert {p.name for p in tmp_path.iterdir()} == {"point.csv", "point.json"}
 
 
+@pytest.mark.long
 def test_writers_and_readers_of_one_result_at_once(tmp_path):
     stem = tmp_path / "point"
 

@@ -393,6 +393,7 @@ glue("vector", torch.ones(3))
 """
 
 
+@pytest.mark.long
 def test_glued_numbers_come_from_a_kernel_to_the_last_bit(tmp_path):
     notebook = write_notebook(tmp_path / "tiny.ipynb", GLUED)
     plan = make_plan(notebook, Space(grid={"n": "3"}))
@@ -413,7 +414,12 @@ def test_glued_numbers_come_from_a_kernel_to_the_last_bit(tmp_path):
             "TimeoutError: its cells took more than 3 s",
             marks=pytest.mark.long,
         ),
-        ("import time\nfor _ in range(100): time.sleep(0.1)", 3.0, "TimeoutError"),
+        pytest.param(
+            "import time\nfor _ in range(100): time.sleep(0.1)",
+            3.0,
+            "TimeoutError",
+            marks=pytest.mark.long,
+        ),
         ("while True: print('x' * 1000)", None, "TooMuchOutput: more than 10,000,000 characters"),
         ("assert n == 1, 'n'", None, "cell 1: AssertionError: n"),
     ],
