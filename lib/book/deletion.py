@@ -152,7 +152,7 @@ def long() -> Mapping[str, Task]:
 
     Twenty networks, so neither KLoM nor U-LiRA; each method's twelve settings on two networks; no
     Newton step and no plan; for the closest approach two networks, nine settings and ten retrained
-    ones. Fixed before the first run: a quarter of an hour of one processor a table.
+    ones. Fixed before the first run: half an hour of one processor a table.
     """
     tables = {
         f"resnet_{kind}": TableTask("resnet", kind, models=20, methods=DEEP, tuned_on=2)
