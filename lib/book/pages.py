@@ -42,6 +42,7 @@ FORMULA_AND_STOP = re.compile(
 # Half a minute each: executed first, so that no processor waits for another at the end.
 LONGEST = ("hessian_tests", "random_matrices", "sweeps", "signal_noise_cnn", "your_model")
 READS = re.compile(r"\A---\n(?:(?!---).*\n)*?reads: \[(.*)\]\n")
+SPECIAL = re.compile(r"(\*[a-z]+\*)|[|*]|_(?!\w)")  # what reST would read, but for emphasis
 THEOREM = re.compile(r"\b(?:lem|prop|thm)-[a-z-]+\b")
 PLACEHOLDER = "__OWNER__"
 GITHUB_NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*/[\w-][\w.-]*", re.A)
@@ -215,6 +216,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", _describe)
     app.connect("html-page-context", _typeset)
     app.connect("autodoc-process-docstring", _escape_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", _shorten_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -250,12 +252,19 @@ def _typeset(app: Sphinx, name: str, template: str, context: dict[str, Any], tre
 def _escape_docstring(app: Sphinx, what: str, name: str, of: Any, _: Any, lines: list[str]) -> None:
     """Docstrings are plain text with code in backticks: |x| and α_ mean themselves.
 
-    Labels of the book's theorems become links.
+    Labels of the book's theorems become links; what Python itself says of named tuples goes.
     """
-    parts = "\n".join(lines).split("`")
-    prose = (re.sub(r"[|*]|_(?!\w)", r"\\\g<0>", text) for text in parts[::2])
+    parts = "\n".join(line for line in lines if not line.startswith("Alias for field")).split("`")
+    prose = (SPECIAL.sub(lambda mark: mark[1] or "\\" + mark[0], text) for text in parts[::2])
     parts[::2] = [THEOREM.sub(r":prf:ref:`\g<0>`", text) for text in prose]
     lines[:] = "``".join(parts).split("\n")
+
+
+def _shorten_signature(
+    app: Sphinx, what: str, name: str, of: Any, _: Any, arguments: str | None, answer: str | None
+) -> tuple[str | None, str | None]:
+    """Types by their last name, also where a default's text keeps autodoc from reading them."""
+    return arguments and re.sub(r"~(?:\w+\.)+", "", arguments), answer
 
 
 def _require_cache(app: Sphinx) -> None:

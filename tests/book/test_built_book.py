@@ -81,6 +81,13 @@ def test_page_is_whole_offline_and_opens_in_colab_when_published(page):
 
 
 @needs_book
+def test_the_reference_links_to_the_theorems_and_shows_no_markup():
+    reader = read((HTML / "api.html").read_text())
+    assert not re.search(r"\b(thm|lem|prop)-|\*\w+\*|~lib\.|Alias for", " ".join(reader.text))
+    assert sum("#thm-" in link for link in reader.links) > 20
+
+
+@needs_book
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
 @each_page
 def test_page_shows_no_raw_tex_in_a_browser(page, tmp_path):
