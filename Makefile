@@ -2,7 +2,8 @@
 # make pdf         the whole book in one file, _build/book.pdf, printed by Chromium
 # make check       format, lint, types, import contracts, fast tests: the inner loop
 # make test        check, the longer tests, and every notebook cell against its stored output
-# make test-slow   each page alone in a fresh environment, real sweeps and kills, lowest versions
+# make test-slow   each page alone in a fresh environment, real sweeps and kills, lowest versions,
+#                  accessibility of the built pages
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n 2

@@ -230,6 +230,7 @@ def test_the_whole_html_is_small_enough_to_carry():
     assert size <= 60e6
 
 
+@pytest.mark.slow
 @needs_book
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path")
 @pytest.mark.parametrize("theme", ["light", "dark"])
