@@ -28,6 +28,7 @@ CHAPTERS = (
     "benign_overfitting",
     "tangent_model",
     "your_model",
+    "your_model_again",
     "plan_samples",
     "deletion",
 )
